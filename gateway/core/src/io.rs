@@ -1,0 +1,186 @@
+//! What goes into the engine beside records and settlements, and what comes out of it.
+
+use crate::types::{Epoch, Leases, NextOffset, Record, Rejection, RevokeReason, SessionId, TopicPartition, Window};
+
+/// A partition that was given to this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// Which one.
+    pub partition: TopicPartition,
+    /// New and random for each assignment, seek, and topic made again.
+    pub epoch: Epoch,
+    /// The offset at which the fetch begins: the committed one, or what the start policy gave.
+    pub next: NextOffset,
+    /// What stood in the commit; `None` without a commit.
+    pub metadata: Option<String>,
+    /// Hash of the topic's id; 0: unknown. Metadata of another topic id is not believed.
+    pub topic_hash: u32,
+    /// Commit `next` at once: there was no commit, and the start policy must not apply a second time.
+    pub commit_now: bool,
+}
+
+/// What the engine made of the metadata in the commit it started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restored {
+    /// There was none.
+    Nothing,
+    /// Records done above the frontier, and attempts of records not done.
+    State {
+        /// Offsets that will not be delivered again.
+        done: u64,
+        /// Records with attempts.
+        attempts: u64,
+    },
+    /// Another product's, or damaged, or of another topic id: ignored and counted.
+    Ignored,
+}
+
+/// A stream that asks to be a session.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Open {
+    /// Stable per process; `None`: not resumable.
+    pub consumer_id: Option<String>,
+    /// First window; `None`: nothing is delivered yet.
+    pub window: Option<Window>,
+    /// Shorter than the policy's; `None`: the policy's. The engine takes the smaller.
+    pub ack_timeout_ms: Option<u64>,
+    /// The client's receive limit for one frame; 0: 4 MiB.
+    pub max_frame_bytes: u32,
+    /// Send it `Output::Committed` for partitions in which it settled something.
+    pub report_commits: bool,
+    /// On reconnect: what the client still works on.
+    pub holding: Vec<Leases>,
+    /// On reconnect: the last sequence received. Numbering goes on above it.
+    pub seen: u64,
+}
+
+/// How an `Open` was met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// The session: a new one, or the one that the `consumer_id` had.
+    pub session: SessionId,
+    /// Whether the session existed.
+    pub resumed: Resumed,
+    /// What both sides still have. All else was made ready again.
+    pub held: Vec<Leases>,
+    /// What a lease of this session lasts.
+    pub ack_timeout_ms: u64,
+}
+
+/// Whether an opened session existed before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// A new session.
+    New,
+    /// It was broken and waited for this.
+    AfterBreak,
+    /// It has a live stream, which this one supersedes: the driver ends that one.
+    Superseding,
+}
+
+/// A record as it is dealt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dealt {
+    /// The record.
+    pub record: Record,
+    /// Its counted failures so far.
+    pub attempts: u32,
+}
+
+/// Records of one partition in a frame, ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The records.
+    pub records: Vec<Dealt>,
+}
+
+/// Why Kafka did not take a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CommitError {
+    /// Not now, and not our fault: repeat (illegal generation, rebalance in progress, coordinator moving, timed out).
+    Retriable,
+    /// The metadata is more than this broker takes: repeat with half the units.
+    MetadataTooLarge,
+    /// This node is not a member any more: the partitions are lost, which comes as an event of its own.
+    NotMember,
+}
+
+/// What the driver is to do. Pull until `None` after each input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// One `Delivery` frame.
+    Deliver {
+        /// To whom.
+        session: SessionId,
+        /// Rising by one a session.
+        sequence: u64,
+        /// Its records.
+        batches: Vec<Batch>,
+    },
+    /// The answer to settlements with a `request_id`, or with rejections.
+    Settled {
+        /// To whom.
+        session: SessionId,
+        /// As it came.
+        request_id: u64,
+        /// What changed nothing.
+        rejections: Vec<Rejection>,
+    },
+    /// Stop work on these.
+    Revoked {
+        /// To whom.
+        session: SessionId,
+        /// Which.
+        leases: Leases,
+        /// Why.
+        reason: RevokeReason,
+    },
+    /// Kafka has this offset. Only to sessions that asked.
+    Committed {
+        /// To whom.
+        session: SessionId,
+        /// The partition.
+        partition: TopicPartition,
+        /// The next offset.
+        offset: NextOffset,
+    },
+    /// Commit, and report by `commit_result`. One in flight a partition.
+    Commit {
+        /// The partition.
+        partition: TopicPartition,
+        /// To be given back.
+        epoch: Epoch,
+        /// At most the frontier.
+        offset: NextOffset,
+        /// What is done above it, and attempts. Empty: nothing to say.
+        metadata: String,
+    },
+    /// A `revoking` partition has no open lease, and its last commit is answered: answer the rebalance.
+    Drained {
+        /// The partition. The engine has forgotten it.
+        partition: TopicPartition,
+    },
+    /// Take this partition off the fetch handle: it is at a limit.
+    Hold {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// Put it back, from this offset.
+    Unhold {
+        /// The partition.
+        partition: TopicPartition,
+        /// Where to go on.
+        next: NextOffset,
+    },
+    /// Let the whole fetch handle rest (true) or go on (false): the subscription's byte budget.
+    Rest(bool),
+    /// A broken session was not resumed in time and is gone.
+    Gone {
+        /// Which.
+        session: SessionId,
+    },
+}

@@ -1,0 +1,21 @@
+//! The engine of one subscription: ledger, leases, windows, dealing, retries, the commit decision.
+//!
+//! Contract: **no clock, no I/O, no async, no Kafka, no gRPC**. Every input is a method call with the time as an
+//! argument; every output is pulled with [`Engine::poll_output`] until `None`; [`Engine::wake_at`] says when to call
+//! [`Engine::tick`]. One engine owns one subscription on one node, so there are no locks in here.
+#![warn(missing_docs)]
+
+mod engine;
+mod io;
+mod policy;
+mod types;
+mod view;
+
+pub use engine::Engine;
+pub use io::{Assignment, Batch, CommitError, Dealt, Open, Opened, Output, Restored, Resumed};
+pub use policy::{Backoff, OnExhausted, Ordering, Policy};
+pub use types::{
+    End, Epoch, Header, Leases, Millis, NextOffset, OffsetRange, Outcome, Record, RejectReason, Rejection,
+    RevokeReason, SessionId, Settlement, Settlements, TopicPartition, Window,
+};
+pub use view::{BlockedOn, PartitionView, SessionView, Stats};

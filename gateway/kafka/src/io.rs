@@ -1,0 +1,223 @@
+//! What this crate tells the driver, and what the driver tells it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, SystemTime};
+
+use sluice_core::{Assignment, CommitError, Epoch, NextOffset, Record, TopicPartition};
+
+/// Where a group without a commit begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// At the beginning of the log.
+    #[default]
+    Earliest,
+    /// At its end.
+    Latest,
+    /// At the first record of this time or later.
+    Time(SystemTime),
+}
+
+/// How members agree who has which partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Protocol {
+    /// The classic protocol: session timeout and heartbeat are ours.
+    Classic {
+        /// `cooperative-sticky`, `range` or `roundrobin`.
+        assignor: Assignor,
+        /// A silent member is out after this.
+        session_timeout: Duration,
+        /// How often it says that it lives.
+        heartbeat_interval: Duration,
+    },
+    /// KIP-848: the broker's settings rule.
+    Consumer,
+}
+
+/// Assignors of the classic protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Assignor {
+    /// Partitions that stay are untouched.
+    #[default]
+    CooperativeSticky,
+    /// Eager.
+    Range,
+    /// Eager.
+    RoundRobin,
+}
+
+/// One subscription, as Kafka needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// `bootstrap.servers`.
+    pub brokers: String,
+    /// `group.id`.
+    pub group: String,
+    /// Names of topics.
+    pub topics: Vec<String>,
+    /// `client.id`: at most 200 bytes.
+    pub client_id: String,
+    /// How members agree.
+    pub protocol: Protocol,
+    /// Where a group without a commit begins.
+    pub start: Start,
+    /// A revoke is drained at most this long.
+    pub revoke_grace: Duration,
+    /// A commit without a reply after this is given up, and the member handle made anew when it was for a revoke.
+    pub commit_deadline: Duration,
+    /// New partitions are seen after this at the latest (`topic.metadata.refresh.interval.ms`).
+    pub metadata_refresh: Duration,
+    /// Prefetch, in KiB (`queued.max.messages.kbytes`).
+    pub prefetch_kib: u32,
+    /// Other librdkafka properties, already checked by `check_properties`.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Why the log and the position disagree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResetCause {
+    /// The topic was deleted and made again.
+    TopicRecreated,
+    /// The log ends below the position.
+    LogTruncated,
+}
+
+/// How Kafka is, for readiness and `blocked_on`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KafkaState {
+    /// Not joined, by our own wish.
+    Idle,
+    /// It answers.
+    Reachable,
+    /// No broker answers.
+    Unreachable(String),
+    /// A topic is not there.
+    TopicMissing(String),
+    /// Refused: authentication or authorization.
+    Refused(String),
+}
+
+/// What the Kafka threads tell the driver, in order, through one queue.
+#[derive(Debug)]
+pub enum KafkaEvent {
+    /// A partition is ours, and will be fetched from `assignment.next`.
+    Assigned(Assignment),
+    /// Records, ascending. Taken off `FetchGate::queued_bytes` by the driver with `FetchGate::taken`.
+    Records {
+        /// The partition.
+        partition: TopicPartition,
+        /// As in its `Assigned`.
+        epoch: Epoch,
+        /// The records.
+        records: Vec<Record>,
+        /// What they count in the gate.
+        bytes: usize,
+    },
+    /// The position is past control records or a hole; everything before it was sent.
+    Position {
+        /// The partition.
+        partition: TopicPartition,
+        /// As in its `Assigned`.
+        epoch: Epoch,
+        /// The next offset to fetch.
+        next: NextOffset,
+    },
+    /// The group wants these back. Already off the fetch handle. Answer with `KafkaCommand::Revoked` for each.
+    Revoking {
+        /// Which.
+        partitions: Vec<TopicPartition>,
+        /// How long the drain may take.
+        grace: Duration,
+    },
+    /// These are lost without a word. Nothing to answer.
+    Lost(Vec<TopicPartition>),
+    /// The log and the position disagree: what was known is void. An `Assigned` with a new epoch follows.
+    Reset {
+        /// Which.
+        partition: TopicPartition,
+        /// Why.
+        cause: ResetCause,
+    },
+    /// Retention passed the position: records from `from` up to `to` were never seen. The fetch goes on at `to`.
+    LostToRetention {
+        /// Which.
+        partition: TopicPartition,
+        /// The position that was.
+        from: NextOffset,
+        /// The log's start.
+        to: NextOffset,
+    },
+    /// The answer to a `KafkaCommand::Commit`.
+    Committed {
+        /// The partition.
+        partition: TopicPartition,
+        /// As in the command.
+        epoch: Epoch,
+        /// What Kafka said.
+        result: Result<NextOffset, CommitError>,
+    },
+    /// The committed value was read back and another had rewound it.
+    CommitRewound(TopicPartition),
+    /// Watermarks, now and then: for lag.
+    Watermarks {
+        /// The partition.
+        partition: TopicPartition,
+        /// Log start.
+        low: i64,
+        /// The high watermark, or the last stable offset of a read_committed fetch.
+        high: i64,
+    },
+    /// How Kafka is.
+    State(KafkaState),
+    /// After `Leave` or `Shutdown`: the group is left and both handles are gone.
+    Left,
+}
+
+/// What the driver tells the Kafka threads.
+#[derive(Debug)]
+pub enum KafkaCommand {
+    /// Join the group (again).
+    Join,
+    /// Commit one partition; answered by `KafkaEvent::Committed`.
+    Commit {
+        /// The partition.
+        partition: TopicPartition,
+        /// Given back in the answer.
+        epoch: Epoch,
+        /// The next offset.
+        offset: NextOffset,
+        /// Empty: none.
+        metadata: String,
+    },
+    /// This partition of a `Revoking` is drained and committed.
+    Revoked(TopicPartition),
+    /// Take it off the fetch handle, its epoch stays.
+    Hold(TopicPartition),
+    /// Put it back.
+    Unhold(TopicPartition, NextOffset),
+    /// Leave the group and close both handles, within the duration. Everything must be drained before.
+    Leave(Duration),
+    /// As `Leave`, and the threads end.
+    Shutdown(Duration),
+}
+
+/// How much the fetch thread may put into the queue, shared with the driver. At the limit the thread stops taking from
+/// librdkafka; nothing that was prefetched is thrown away.
+#[derive(Debug)]
+pub struct FetchGate {
+    /// Bytes of records in the queue to the driver.
+    pub queued_bytes: AtomicUsize,
+    /// At most this many.
+    pub queued_bytes_max: usize,
+    /// Set by the driver: take nothing.
+    pub resting: AtomicBool,
+}
+
+impl FetchGate {
+    /// A gate with a limit.
+    #[must_use]
+    pub fn new(queued_bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self { queued_bytes: AtomicUsize::new(0), queued_bytes_max, resting: AtomicBool::new(false) })
+    }
+}

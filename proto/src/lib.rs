@@ -1,0 +1,15 @@
+//! The wire contract of Sluice: messages, client and server stubs, and the descriptor set.
+//!
+//! The meaning of every field stands in `sluice/v1/*.proto`.
+
+/// `sluice.v1`.
+#[expect(missing_docs, clippy::all, reason = "generated; documented in the .proto files")]
+pub mod v1 {
+    tonic::include_proto!("sluice.v1");
+}
+
+/// The serialized `FileDescriptorSet` of everything here, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sluice_descriptor.bin"));
+
+/// The revision of the contract that this crate speaks.
+pub const REVISION: u32 = 1;
