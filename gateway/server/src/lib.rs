@@ -1,1 +1,3 @@
-//! placeholder
+//! The gateway: gRPC services, sessions, config, admin http, metrics, command line.
+
+pub mod config;

@@ -1,0 +1,163 @@
+//! The tables of the config file.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::keys::{Field, Key, Section, section};
+use crate::config::values::{Assignor, Join, LogFormat, OnExhausted, Ordering, Protocol, Size, Start, duration};
+
+section! {
+    /// This process.
+    pub struct NodeConfig {
+        /// Address of the gRPC listener. Port 0 takes a free one.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)),
+        /// Address of the admin listener: `/metrics`, `/healthz`, `/readyz`. Port 0 takes a free one.
+        admin_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7071)),
+        /// The node's name in metrics, in `Partition.node` and in Kafka's `client.id`. Empty: the host's name.
+        name: String = String::new(),
+        /// After SIGTERM clients have this long to settle what they hold, before the node leaves its groups.
+        #[serde(with = "duration")]
+        drain_timeout: Duration = Duration::from_secs(30),
+        /// A stream ends with `Drain` and OK at this age, ± 10 %.
+        #[serde(with = "duration")]
+        stream_max_age: Duration = Duration::from_secs(30 * 60),
+        /// A stream on which nothing was sent for this long is sent a `Ping`. Proxies cut silent streams: at most 20 s.
+        #[serde(with = "duration")]
+        ping_interval: Duration = Duration::from_secs(10),
+    }
+}
+
+section! {
+    /// Logs, to stderr. `RUST_LOG` wins over `level`.
+    pub struct LogConfig {
+        /// `text` for people, `json` for machines: one object a line.
+        format: LogFormat = LogFormat::Text,
+        /// A level (`error`, `warn`, `info`, `debug`, `trace`) or a filter as `RUST_LOG` takes it.
+        level: String = "info".to_owned(),
+    }
+}
+
+section! {
+    /// The Kafka cluster, for all subscriptions.
+    pub struct KafkaConfig {
+        /// `bootstrap.servers`: host:port, several separated by commas.
+        brokers: String = "127.0.0.1:9092".to_owned(),
+        /// `client.id`: at most 200 bytes. Empty: `sluice-` and the node's name.
+        client_id: String = String::new(),
+        /// librdkafka properties for all subscriptions, from an allow-list: security, sockets, fetch sizes. What sluice
+        /// sets itself is refused.
+        properties: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+section! {
+    /// Limits of the process.
+    pub struct LimitsConfig {
+        /// Bytes of records held, all subscriptions together. Each subscription has a share of it to itself.
+        memory_budget: Size = Size(1 << 30),
+        /// Streams open at once; one more is refused with RESOURCE_EXHAUSTED and `STREAM_LIMIT`.
+        max_streams: u32 = 10_000,
+    }
+}
+
+section! {
+    /// What happens to a record that failed: `min(max_backoff, initial_backoff × multiplier^(attempts − 1))` ± `jitter`.
+    pub struct RetryConfig {
+        /// Counted failures (a retry, an expiry) until `on_exhausted`.
+        max_attempts: u32 = 5,
+        /// Delay after the first failure.
+        #[serde(with = "duration")]
+        initial_backoff: Duration = Duration::from_secs(1),
+        /// Factor for each further failure: 1 or more.
+        multiplier: f64 = 2.0,
+        /// The longest delay, before jitter.
+        #[serde(with = "duration")]
+        max_backoff: Duration = Duration::from_secs(300),
+        /// Share of the delay by which it may be longer or shorter: 0 to 1.
+        jitter: f64 = 0.2,
+        /// After `max_attempts`: `block` retries at `max_backoff` for ever and says so, `drop` counts the record as done.
+        on_exhausted: OnExhausted = OnExhausted::Block,
+    }
+}
+
+impl Field for RetryConfig {
+    const KIND: &'static str = "table";
+
+    fn keys() -> Option<Vec<Key>> {
+        Some(<Self as Section>::keys())
+    }
+}
+
+section! {
+    /// A subscription: a named consumer group on named topics, with its policy. The table's name is the subscription's.
+    pub struct SubscriptionConfig {
+        /// `group.id`. Empty: the subscription's name. Two subscriptions cannot share a group.
+        group: String = String::new(),
+        /// Names of topics: at least one.
+        topics: Vec<String> = Vec::new(),
+        /// Order among records.
+        ordering: Ordering = Ordering::None,
+        /// Where a group without any commit of a topic begins. A partition that appears later starts at its beginning.
+        start: Start = Start::Earliest,
+        /// `on_session` joins the group with the first session and leaves it `leave_delay` after the last, so that a node
+        /// without workers holds no partitions; `at_start` joins at once.
+        join: Join = Join::OnSession,
+        /// With `join = "on_session"`: the group is left this long after the last session.
+        #[serde(with = "duration")]
+        leave_delay: Duration = Duration::from_secs(10),
+        /// A lease that is neither settled nor extended for this long expires. A client may ask for less.
+        #[serde(with = "duration")]
+        ack_timeout: Duration = Duration::from_secs(300),
+        /// The longest that a client may extend a lease at once.
+        #[serde(with = "duration")]
+        max_ack_timeout: Duration = Duration::from_secs(12 * 3_600),
+        /// The longest delay that a client may ask for in a retry.
+        #[serde(with = "duration")]
+        max_retry_delay: Duration = Duration::from_secs(3_600),
+        /// A session is broken when nothing came from it for this long.
+        #[serde(with = "duration")]
+        session_timeout: Duration = Duration::from_secs(30),
+        /// A broken session with a `consumer_id` keeps its leases this long for a reconnect.
+        #[serde(with = "duration")]
+        resume_timeout: Duration = Duration::from_secs(3),
+        /// What happens to a record that failed.
+        retry: RetryConfig = RetryConfig::default(),
+        /// A commit at least this often while something changed.
+        #[serde(with = "duration")]
+        commit_interval: Duration = Duration::from_millis(250),
+        /// And as soon as this many records became done since the last commit.
+        commit_count: u64 = 10_000,
+        /// A commit without a reply after this is given up.
+        #[serde(with = "duration")]
+        commit_deadline: Duration = Duration::from_secs(5),
+        /// Records received above the frontier, a partition. At the limit the partition is not fetched.
+        span_limit: u64 = 1_000_000,
+        /// Bytes held, a partition. At the limit the partition is not fetched.
+        partition_bytes: Size = Size::mib(64),
+        /// This subscription's share of `limits.memory_budget`: at it nothing is fetched. Absent: what the others leave,
+        /// divided evenly.
+        memory_reserved: Option<Size> = None,
+        /// Bytes that librdkafka fetches ahead, beside the memory budget (`queued.max.messages.kbytes`).
+        prefetch: Size = Size::mib(16),
+        /// Group protocol. `consumer` is KIP-848 (broker 4.0 or later): session timeout and heartbeat are then the broker's.
+        protocol: Protocol = Protocol::Classic,
+        /// Classic only: who gets which partition.
+        assignor: Assignor = Assignor::CooperativeSticky,
+        /// Classic only: a gateway that is silent for this long is out of the group (`session.timeout.ms`).
+        #[serde(with = "duration")]
+        kafka_session_timeout: Duration = Duration::from_secs(10),
+        /// Classic only: how often it says that it lives (`heartbeat.interval.ms`).
+        #[serde(with = "duration")]
+        heartbeat_interval: Duration = Duration::from_millis(250),
+        /// When the group takes a partition back, open leases have this long to be settled: at most 10 s, and at most half
+        /// of `max.poll.interval.ms`.
+        #[serde(with = "duration")]
+        revoke_grace: Duration = Duration::from_secs(5),
+        /// New partitions are seen after this at the latest (`topic.metadata.refresh.interval.ms`).
+        #[serde(with = "duration")]
+        metadata_refresh: Duration = Duration::from_secs(10),
+        /// librdkafka properties for this subscription, over `kafka.properties`.
+        kafka: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
