@@ -1,1 +1,20 @@
-//! placeholder
+//! What the tests of the whole product stand on: a real Apache Kafka that they start themselves, the gateway as a process
+//! of its own, raw sessions on the generated stubs, and a checker that joins what was produced, delivered, settled and
+//! committed.
+//!
+//! Nothing here skips: what the machine lacks is an error that names the command which installs it. Everything that is
+//! started ends with the test binary, however that ends. Failures are panics: this crate is for tests alone.
+
+pub mod kafka;
+pub mod process;
+pub mod scratch;
+pub mod wait;
+
+pub use kafka::broker::{Broker, broker};
+pub use kafka::client::{Kafka, NewRecord, Produced};
+pub use kafka::commits::CommitEntry;
+pub use scratch::unique;
+pub use wait::{eventually, eventually_blocking};
+
+/// The deadline for a state that comes soon on an idle machine, and that must come on a busy one too.
+pub const SOON: std::time::Duration = std::time::Duration::from_secs(60);
