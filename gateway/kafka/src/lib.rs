@@ -4,7 +4,9 @@
 //! queue, in order; commands go in and never block.
 
 mod io;
+pub mod mock;
 mod subscription;
+pub mod tools;
 
 pub use io::{Assignor, FetchGate, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause, Start};
 pub use subscription::Subscription;
