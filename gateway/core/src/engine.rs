@@ -1,22 +1,101 @@
 //! The engine of one subscription.
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
 use crate::io::{Assignment, CommitError, Open, Opened, Output, Restored};
-use crate::policy::Policy;
-use crate::types::{End, Epoch, Millis, NextOffset, Record, Rejection, SessionId, Settlements, TopicPartition, Window};
-use crate::view::{PartitionView, SessionView, Stats};
+use crate::leases::How;
+use crate::partition::{Counted, Partition, Partitions, Pid};
+use crate::policy::{OnExhausted, Policy};
+use crate::rng::Rng;
+use crate::session::{LeaseKey, Session};
+use crate::timers::Timers;
+use crate::types::{
+    End, Epoch, Millis, NextOffset, Record, Rejection, RevokeReason, SessionId, Settlements, TopicPartition, Window,
+};
+use crate::view::Stats;
 
 /// The engine of one subscription on this node. See the crate's page for how to drive it.
 #[derive(Debug)]
 pub struct Engine {
-    policy: Policy,
+    pub(crate) policy: Policy,
+    pub(crate) rng: Rng,
+    pub(crate) partitions: Partitions,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    pub(crate) by_consumer: HashMap<String, SessionId>,
+    pub(crate) timers: Timers,
+    pub(crate) outputs: VecDeque<Output>,
+    /// Sessions that may have free window, the next to be dealt to first.
+    pub(crate) ring: VecDeque<SessionId>,
+    /// Partitions with something ready, the next to be dealt from first.
+    pub(crate) deal_from: VecDeque<Pid>,
+    /// Something changed since dealing last found nothing to do.
+    pub(crate) deal_again: bool,
+    pub(crate) paused: bool,
+    /// The whole fetch handle rests.
+    pub(crate) resting: bool,
+    pub(crate) sums: Sums,
+    pub(crate) frame_bytes_most: usize,
+    pub(crate) session_ids: u64,
+    pub(crate) lease_ids: u64,
+    /// Counters of partitions that are gone, and what belongs to none.
+    pub(crate) forgotten: Stats,
+    pub(crate) broken_count: u64,
+    /// Kept for its room.
+    pub(crate) scratch: Vec<(LeaseKey, u128)>,
+}
+
+/// Sums over the partitions; `ready` only of those that are dealt from.
+#[derive(Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) ready: u64,
+    pub(crate) leased: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Sums {
+    /// Brings the sums up to what the partition has now.
+    pub(crate) fn count(&mut self, partition: &mut Partition) {
+        let ready = if partition.revoking.is_some() { 0 } else { partition.ledger.ready() };
+        let now = Counted { ready, leased: partition.ledger.leased(), bytes: partition.ledger.bytes() };
+        let was = std::mem::replace(&mut partition.counted, now);
+        self.ready = self.ready + now.ready - was.ready;
+        self.leased = self.leased + now.leased - was.leased;
+        self.bytes = self.bytes + now.bytes - was.bytes;
+    }
+
+    /// The partition is forgotten.
+    pub(crate) fn forget(&mut self, counted: Counted) {
+        self.ready -= counted.ready;
+        self.leased -= counted.leased;
+        self.bytes -= counted.bytes;
+    }
 }
 
 impl Engine {
     /// A new engine. `seed` feeds the jitter of retries.
     #[must_use]
     pub fn new(policy: Policy, seed: u64) -> Self {
-        let _ = seed;
-        Self { policy }
+        Self {
+            policy,
+            rng: Rng::new(seed),
+            partitions: Partitions::default(),
+            sessions: BTreeMap::new(),
+            by_consumer: HashMap::new(),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            ring: VecDeque::new(),
+            deal_from: VecDeque::new(),
+            deal_again: false,
+            paused: false,
+            resting: false,
+            sums: Sums::default(),
+            frame_bytes_most: 0,
+            session_ids: 0,
+            lease_ids: 0,
+            forgotten: Stats::default(),
+            broken_count: 0,
+            scratch: Vec::new(),
+        }
     }
 
     /// Its policy.
@@ -28,136 +107,187 @@ impl Engine {
     // === Kafka ===
 
     /// A partition was assigned (or begins anew: after a seek, or when its topic was made again; call `lost` first).
-    pub fn assigned(&mut self, _now: Millis, _assignment: Assignment) -> Restored {
-        todo!()
+    pub fn assigned(&mut self, now: Millis, assignment: Assignment) -> Restored {
+        if let Some(pid) = self.partitions.find(&assignment.partition) {
+            self.fence(now, pid, RevokeReason::Reassigned);
+            self.forget_partition(pid);
+        }
+        let (partition, restored) = Partition::new(assignment, self.policy.metadata_units_max);
+        let pid = self.partitions.insert(partition);
+        self.touch(now, pid);
+        restored
     }
 
     /// Records of one partition, ascending. Of another epoch than the live one, or of a partition not assigned: dropped.
-    pub fn records(&mut self, _now: Millis, _partition: &TopicPartition, _epoch: Epoch, _records: Vec<Record>) {
-        todo!()
+    pub fn records(&mut self, now: Millis, partition: &TopicPartition, epoch: Epoch, records: Vec<Record>) {
+        let Some(pid) = self.partitions.live(partition, epoch) else { return };
+        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        let drop_at = match self.policy.on_exhausted {
+            OnExhausted::Drop => self.policy.max_attempts.max(1),
+            OnExhausted::Block => u32::MAX,
+        };
+        for record in records {
+            if record.offset < partition.ledger.next() {
+                partition.stats.refetched += 1;
+                continue;
+            }
+            partition.stats.received += 1;
+            let (done, attempts) = partition.saved.meet(record.offset);
+            let dropped = !done && attempts >= drop_at;
+            partition.stats.restored_done += u64::from(done);
+            partition.stats.filtered += u64::from(dropped);
+            if done || dropped {
+                partition.commit.change(now, 1);
+            }
+            partition.ledger.push(now, record, attempts, done || dropped);
+        }
+        self.touch(now, pid);
     }
 
     /// The fetch position after control records and holes; everything polled before it has been given to `records`.
-    pub fn position(&mut self, _now: Millis, _partition: &TopicPartition, _epoch: Epoch, _next: NextOffset) {
-        todo!()
+    pub fn position(&mut self, now: Millis, partition: &TopicPartition, epoch: Epoch, next: NextOffset) {
+        let Some(pid) = self.partitions.live(partition, epoch) else { return };
+        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        let before = partition.ledger.frontier();
+        partition.ledger.position(next.0);
+        if partition.ledger.frontier() != before {
+            partition.commit.change(now, 0);
+            self.touch(now, pid);
+        }
     }
 
     /// These are to be handed over: nothing more is dealt from them; each ends with `Output::Drained`, once no lease is
     /// open (or at `deadline`, when what is open is fenced) and its last commit is answered.
-    pub fn revoking(&mut self, _now: Millis, _partitions: &[TopicPartition], _deadline: Millis) {
-        todo!()
+    pub fn revoking(&mut self, now: Millis, partitions: &[TopicPartition], deadline: Millis) {
+        for name in partitions {
+            let Some(pid) = self.partitions.find(name) else {
+                self.outputs.push_back(Output::Drained { partition: name.clone() });
+                continue;
+            };
+            if let Some(partition) = self.partitions.get_mut(pid) {
+                partition.revoking = Some(partition.revoking.map_or(deadline, |d| d.min(deadline)));
+                partition.in_ring = false;
+            }
+            self.deal_from.retain(|other| *other != pid);
+            self.touch(now, pid);
+        }
     }
 
     /// These are gone: fenced at once, no commit, holders hear `Revoked{reason}`. Ends a `revoking` too, without `Drained`.
-    pub fn lost(&mut self, _now: Millis, _partitions: &[TopicPartition], _reason: crate::types::RevokeReason) {
-        todo!()
+    pub fn lost(&mut self, now: Millis, partitions: &[TopicPartition], reason: RevokeReason) {
+        for name in partitions {
+            if let Some(pid) = self.partitions.find(name) {
+                self.fence(now, pid, reason);
+                self.forget_partition(pid);
+            }
+        }
     }
 
     /// What Kafka said of an `Output::Commit`.
     pub fn commit_result(
         &mut self,
-        _now: Millis,
-        _partition: &TopicPartition,
-        _epoch: Epoch,
-        _result: Result<NextOffset, CommitError>,
+        now: Millis,
+        partition: &TopicPartition,
+        epoch: Epoch,
+        result: Result<NextOffset, CommitError>,
     ) {
-        todo!()
+        self.on_commit_result(now, partition, epoch, result);
     }
 
     /// The committed value was read back from Kafka and is not what was acknowledged: commit again, even with nothing new.
-    pub fn commit_rewound(&mut self, _now: Millis, _partition: &TopicPartition) {
-        todo!()
+    pub fn commit_rewound(&mut self, now: Millis, partition: &TopicPartition) {
+        let Some(pid) = self.partitions.find(partition) else { return };
+        if let Some(partition) = self.partitions.get_mut(pid) {
+            partition.commit.force();
+        }
+        self.touch(now, pid);
     }
 
     // === sessions ===
 
     /// A stream subscribes.
-    pub fn open(&mut self, _now: Millis, _open: Open) -> Opened {
-        todo!()
+    pub fn open(&mut self, now: Millis, open: Open) -> Opened {
+        self.open_session(now, open)
     }
 
     /// A new window.
-    pub fn window(&mut self, _now: Millis, _session: SessionId, _window: Window) {
-        todo!()
+    pub fn window(&mut self, _now: Millis, session: SessionId, window: Window) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.set_window(window);
+        }
+        self.offer(session);
     }
 
-    /// Settlements of a stream; answered by `Output::Settled`.
-    pub fn settle(&mut self, _now: Millis, _session: SessionId, _settlements: Settlements) {
-        todo!()
+    /// Settlements of a stream; answered by `Output::Settled`. An unknown session: nothing happens.
+    pub fn settle(&mut self, now: Millis, session: SessionId, settlements: Settlements) {
+        if !self.sessions.contains_key(&session) {
+            return;
+        }
+        let rejections = self.apply(now, session, &settlements, true);
+        let request_id = settlements.request_id;
+        if request_id != 0 || !rejections.is_empty() {
+            self.outputs.push_back(Output::Settled { session, request_id, rejections });
+        }
     }
 
     /// Settlements of a unary `Settle`; answered at once. A session that is not known: all `NotHeld`.
     pub fn settle_unary(
         &mut self,
-        _now: Millis,
-        _session: Option<SessionId>,
-        _settlements: Settlements,
+        now: Millis,
+        session: Option<SessionId>,
+        settlements: Settlements,
     ) -> Vec<Rejection> {
-        todo!()
+        match session.filter(|id| self.sessions.contains_key(id)) {
+            Some(id) => self.apply(now, id, &settlements, false),
+            None => self.reject_all(settlements),
+        }
     }
 
     /// Deal nothing more to this session: it was told to drain. What it holds stays its own until it ends.
-    pub fn drain_session(&mut self, _now: Millis, _session: SessionId) {
-        todo!()
+    pub fn drain_session(&mut self, _now: Millis, session: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.draining = true;
+        }
     }
 
     /// The stream ended. An unknown session: nothing happens.
-    pub fn close(&mut self, _now: Millis, _session: SessionId, _end: End) {
-        todo!()
+    pub fn close(&mut self, now: Millis, session: SessionId, end: End) {
+        self.close_session(now, session, end);
     }
 
     // === the subscription ===
 
     /// Stop dealing, or go on (an operator's pause; a draining node).
-    pub fn set_paused(&mut self, _now: Millis, _paused: bool) {
-        todo!()
+    pub fn set_paused(&mut self, _now: Millis, paused: bool) {
+        self.paused = paused;
+        self.deal_again = true;
     }
 
     /// Time went on: expiries, retries, resume timeouts, commits by interval.
-    pub fn tick(&mut self, _now: Millis) {
-        todo!()
+    pub fn tick(&mut self, now: Millis) {
+        self.expire_leases(now);
+        self.end_waits(now);
+        while let Some((due, id)) = self.timers.resumes.first().copied().filter(|r| r.0 <= now) {
+            self.timers.resumes.remove(&(due, id));
+            self.end_session(now, id, How::Return);
+            self.outputs.push_back(Output::Gone { session: id });
+        }
+        while let Some(pid) = self.timers.pop_partition(now) {
+            if let Some(partition) = self.partitions.get_mut(pid) {
+                partition.scheduled = None;
+            }
+            self.touch(now, pid);
+        }
     }
 
     /// The moment at which `tick` has something to do.
     #[must_use]
     pub fn wake_at(&self) -> Option<Millis> {
-        todo!()
+        self.timers.next()
     }
 
     /// What the driver is to do next. Dealing happens here: call until `None` after one or more inputs.
-    pub fn poll_output(&mut self, _now: Millis) -> Option<Output> {
-        todo!()
-    }
-
-    // === views ===
-
-    /// The subscription's counters.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        todo!()
-    }
-
-    /// All partitions, sorted.
-    #[must_use]
-    pub fn partitions(&self, _now: Millis) -> Vec<PartitionView> {
-        todo!()
-    }
-
-    /// All sessions, by number.
-    #[must_use]
-    pub fn sessions(&self) -> Vec<SessionView> {
-        todo!()
-    }
-
-    /// Leases open in the whole subscription.
-    #[must_use]
-    pub fn leases_open(&self) -> u64 {
-        todo!()
-    }
-
-    /// Bytes held in the whole subscription.
-    #[must_use]
-    pub fn bytes_held(&self) -> u64 {
-        todo!()
+    pub fn poll_output(&mut self, now: Millis) -> Option<Output> {
+        self.outputs.pop_front().or_else(|| self.deal(now))
     }
 }

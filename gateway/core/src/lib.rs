@@ -5,14 +5,31 @@
 //! [`Engine::tick`]. One engine owns one subscription on one node, so there are no locks in here.
 #![warn(missing_docs)]
 
+mod commit;
+mod dealing;
 mod engine;
+mod invariants;
 mod io;
+mod leases;
+mod ledger;
+mod metadata;
+mod opening;
+mod partition;
 mod policy;
+mod rng;
+mod session;
+mod settling;
+#[cfg(test)]
+mod tests;
+mod timers;
 mod types;
+mod upkeep;
 mod view;
+mod views;
 
 pub use engine::Engine;
 pub use io::{Assignment, Batch, CommitError, Dealt, Open, Opened, Output, Restored, Resumed};
+pub use metadata::metadata_topic_hash;
 pub use policy::{Backoff, OnExhausted, Ordering, Policy};
 pub use types::{
     End, Epoch, Header, Leases, Millis, NextOffset, OffsetRange, Outcome, Record, RejectReason, Rejection,

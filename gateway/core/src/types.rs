@@ -207,3 +207,11 @@ impl OffsetRange {
         Self { first: offset, last: offset }
     }
 }
+
+impl Millis {
+    /// So many milliseconds later.
+    #[must_use]
+    pub fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}

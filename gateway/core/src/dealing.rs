@@ -1,0 +1,203 @@
+//! Dealing: which session is next, how much it gets, from which partition.
+
+use crate::engine::Engine;
+use crate::io::{Batch, Dealt, Output};
+use crate::partition::{Partition, Pid};
+use crate::session::{LEASE_SPAN, Lease, LeaseKey, Session};
+use crate::types::{Millis, Record, SessionId};
+
+/// What a frame, a batch, a record and a header cost on the wire at most, beside their bytes.
+const FRAME_OVERHEAD_BYTES: usize = 64;
+const BATCH_OVERHEAD_BYTES: usize = 64;
+const RECORD_OVERHEAD_BYTES: usize = 64;
+const HEADER_OVERHEAD_BYTES: usize = 24;
+
+/// What a frame may still take.
+struct Room {
+    records: u64,
+    /// Of the frame's soft limit: a first record may go beyond.
+    bytes: usize,
+    /// Of the client's receive limit: nothing may.
+    hard_bytes: usize,
+    /// The window, with what is in the frame already.
+    held: u64,
+    held_bytes: u64,
+    /// The largest receive limit of any connected session.
+    frame_bytes_most: usize,
+    first: bool,
+}
+
+/// What a record costs in a frame.
+fn encoded_bytes(record: &Record, bytes: u32) -> usize {
+    let headers = record.headers.as_deref().map_or(0, <[_]>::len);
+    bytes as usize + RECORD_OVERHEAD_BYTES + headers * HEADER_OVERHEAD_BYTES
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// One frame for the next session that can have one. Costs nothing when nothing changed since it last said no.
+    pub(crate) fn deal(&mut self, now: Millis) -> Option<Output> {
+        if !self.deal_again || self.paused {
+            return None;
+        }
+        for _ in 0..self.ring.len() {
+            if self.sums.ready == 0 {
+                break;
+            }
+            let id = self.ring.pop_front()?;
+            let waiting = self.ring.len() as u64 + 1;
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            let free = session.free();
+            if free == 0 {
+                session.in_ring = false;
+                continue;
+            }
+            let quantum = free.min(self.sums.ready.div_ceil(waiting)).min(self.policy.frame_records_max as u64);
+            let output = self.fill_frame(now, id, quantum);
+            let session = self.sessions.get_mut(&id)?;
+            session.in_ring = session.free() > 0;
+            if session.in_ring {
+                self.ring.push_back(id);
+            }
+            if output.is_some() {
+                return output;
+            }
+        }
+        self.deal_again = false;
+        None
+    }
+
+    fn fill_frame(&mut self, now: Millis, id: SessionId, quantum: u64) -> Option<Output> {
+        let session = self.sessions.get_mut(&id)?;
+        let mut room = Room {
+            records: quantum,
+            bytes: self.policy.frame_bytes_max,
+            hard_bytes: session.max_frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
+            held: session.held,
+            held_bytes: session.held_bytes,
+            frame_bytes_most: self.frame_bytes_most,
+            first: true,
+        };
+        let frame = session.sequence + 1;
+        let mut batches = Vec::new();
+        for _ in 0..self.deal_from.len() {
+            if room.records == 0 {
+                break;
+            }
+            let Some(pid) = self.deal_from.pop_front() else { break };
+            let Some(partition) = self.partitions.get_mut(pid) else { continue };
+            let batch = take_batch(partition, session, id, now, &mut room);
+            partition.in_ring = partition.ledger.ready() > 0;
+            if partition.in_ring {
+                self.deal_from.push_back(pid);
+            }
+            if !batch.records.is_empty() {
+                let expires = now.plus(session.ack_timeout_ms);
+                for (base, mask) in masks(&batch.records) {
+                    self.lease_ids += 1;
+                    let key = LeaseKey { pid, base, id: self.lease_ids };
+                    session.leases.insert(key, Lease { mask, frame, expires });
+                    self.timers.expiries.insert((expires, key.id), (id, key));
+                }
+                batches.push(batch);
+            }
+            self.sums.count(partition);
+        }
+        if batches.is_empty() {
+            return None;
+        }
+        session.sequence = frame;
+        self.broken_count += crate::invariants::window_kept(session, room.held, room.held_bytes);
+        session.held = room.held;
+        session.held_bytes = room.held_bytes;
+        Some(Output::Deliver { session: id, sequence: frame, batches })
+    }
+
+    /// The session may have room again.
+    pub(crate) fn offer(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.free() > 0 {
+            if !session.in_ring {
+                session.in_ring = true;
+                self.ring.push_back(id);
+            }
+            self.deal_again = true;
+        }
+    }
+
+    /// The partition has something ready.
+    pub(crate) fn offer_partition(&mut self, pid: Pid) {
+        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        if partition.ledger.ready() > 0 && partition.revoking.is_none() {
+            if !partition.in_ring {
+                partition.in_ring = true;
+                self.deal_from.push_back(pid);
+            }
+            self.deal_again = true;
+        }
+    }
+}
+
+/// Leases the lowest ready records that fit.
+fn take_batch(partition: &mut Partition, session: &Session, id: SessionId, now: Millis, room: &mut Room) -> Batch {
+    let mut batch = Batch { partition: partition.name.clone(), epoch: partition.epoch, records: Vec::new() };
+    let overhead = BATCH_OVERHEAD_BYTES + batch.partition.topic.len();
+    if room.hard_bytes <= overhead {
+        return batch;
+    }
+    let largest = room.frame_bytes_most.saturating_sub(FRAME_OVERHEAD_BYTES + overhead);
+    let full = session.max_frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES + overhead);
+    room.hard_bytes -= overhead;
+    let mut after = None;
+    while room.records > 0 {
+        let Some(at) = partition.ledger.next_ready(after) else { break };
+        let Some(slot) = partition.ledger.slot(at) else { break };
+        let (offset, bytes) = (slot.record.offset, slot.bytes);
+        let encoded = encoded_bytes(&slot.record, bytes);
+        if encoded > largest {
+            partition.oversize.push(offset);
+            partition.ledger.make_waiting(at);
+            continue;
+        }
+        after = Some(at);
+        let not_this = partition.released.get(&offset).is_some_and(|(by, until)| *by == id && *until > now);
+        if not_this || encoded > full {
+            continue;
+        }
+        let fits = encoded <= room.hard_bytes && (room.first || encoded <= room.bytes);
+        if !fits || !session.takes(room.held, room.held_bytes, u64::from(bytes)) {
+            // Lowest first: what does not fit now is next in the following frame. Into an empty frame another
+            // partition's record may still fit.
+            if !room.first {
+                room.records = 0;
+            }
+            break;
+        }
+        batch.records.push(Dealt { record: slot.record.clone(), attempts: slot.attempts });
+        partition.ledger.lease(at);
+        if !partition.released.is_empty() {
+            partition.released.remove(&offset);
+        }
+        partition.stats.delivered += 1;
+        room.records -= 1;
+        room.bytes = room.bytes.saturating_sub(encoded);
+        room.hard_bytes -= encoded;
+        room.held += 1;
+        room.held_bytes += u64::from(bytes);
+        room.first = false;
+    }
+    batch
+}
+
+/// Ascending records as entries of `LEASE_SPAN` offsets.
+fn masks(records: &[Dealt]) -> Vec<(i64, u128)> {
+    let mut masks: Vec<(i64, u128)> = Vec::with_capacity(1);
+    for offset in records.iter().map(|d| d.record.offset) {
+        match masks.last_mut() {
+            Some((base, mask)) if offset - *base < LEASE_SPAN => *mask |= 1 << (offset - *base),
+            _ => masks.push((offset, 1)),
+        }
+    }
+    masks
+}

@@ -1,0 +1,108 @@
+//! The invariants of the design as code. Cheap ones on the hot path: a panic in debug builds, a count in release
+//! builds. `Engine::check` looks at all that can be seen from inside, and is for tests.
+
+use crate::engine::Engine;
+use crate::session::{Session, offsets_of};
+
+/// An invariant is broken: panics in debug builds, counts 1 in release builds.
+#[track_caller]
+pub(crate) fn broken(what: &str) -> u64 {
+    debug_assert!(false, "invariant broken: {what}");
+    1
+}
+
+/// Invariant 4: no deal exceeds the window, but for one record alone.
+#[track_caller]
+pub(crate) fn window_kept(session: &Session, held: u64, held_bytes: u64) -> u64 {
+    let records = held <= u64::from(session.window.max_records);
+    let bytes = session.window.max_bytes == 0 || held == 1 || held_bytes <= session.window.max_bytes;
+    if records && bytes { 0 } else { broken("4: a deal exceeds the window") }
+}
+
+impl Engine {
+    /// Looks at everything that can be seen from inside: counters against what they count, leases against the ledger,
+    /// windows, limits. Costs as much as there is. For tests.
+    ///
+    /// # Errors
+    /// The first invariant found broken, by its number.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_ledgers()?;
+        self.check_sessions()?;
+        self.check_leases()
+    }
+
+    fn check_ledgers(&self) -> Result<(), String> {
+        let mut sums = (0, 0, 0);
+        for (_, partition) in self.partitions.iter() {
+            let ledger = &partition.ledger;
+            let counted = (ledger.ready(), ledger.leased(), ledger.not_done(), ledger.bytes());
+            if ledger.recount() != counted {
+                return Err(format!("5: {}: counted {counted:?}, found {:?}", partition.name, ledger.recount()));
+            }
+            if ledger.last_received().is_some_and(|last| last >= ledger.next()) {
+                return Err(format!("5: {}: next is not above what was received", partition.name));
+            }
+            if let Some(committed) = partition.commit.acknowledged
+                && committed.0 > ledger.frontier()
+            {
+                return Err(format!("1: {}: committed {} above the frontier", partition.name, committed.0));
+            }
+            sums.0 += if partition.revoking.is_some() { 0 } else { ledger.ready() };
+            sums.1 += ledger.leased();
+            sums.2 += ledger.bytes();
+        }
+        let engine = (self.sums.ready, self.sums.leased, self.sums.bytes);
+        if sums == engine { Ok(()) } else { Err(format!("7: sums {engine:?}, partitions have {sums:?}")) }
+    }
+
+    fn check_sessions(&self) -> Result<(), String> {
+        for (id, session) in &self.sessions {
+            let held: u64 = session.leases.values().map(|lease| u64::from(lease.mask.count_ones())).sum();
+            if held != session.held {
+                return Err(format!("4: {id:?}: counts {} leases, has {held}", session.held));
+            }
+            let mut bytes = 0;
+            for (key, lease) in &session.leases {
+                if self.timers.expiries.get(&(lease.expires, key.id)) != Some(&(*id, *key)) {
+                    return Err(format!("5: {id:?}: a lease without an expiry"));
+                }
+                let Some(partition) = self.partitions.get(key.pid) else {
+                    return Err(format!("2: {id:?}: a lease of a partition that is gone"));
+                };
+                for offset in offsets_of(key.base, lease.mask) {
+                    let at = partition.ledger.find(offset);
+                    let slot = at.and_then(|at| partition.ledger.slot(at));
+                    bytes += slot.map_or(0, |slot| u64::from(slot.bytes));
+                }
+            }
+            if bytes != session.held_bytes {
+                return Err(format!("4: {id:?}: counts {} bytes, holds {bytes}", session.held_bytes));
+            }
+            if session.in_ring != self.ring.contains(id) || (!session.in_ring && session.free() > 0) {
+                return Err(format!("5: {id:?}: not in the ring as it should be"));
+            }
+        }
+        let entries: usize = self.sessions.values().map(|s| s.leases.len()).sum();
+        if entries == self.timers.expiries.len() { Ok(()) } else { Err("5: expiries without leases".into()) }
+    }
+
+    /// Invariant 2: each leased record has one lease, and each lease a leased record.
+    fn check_leases(&self) -> Result<(), String> {
+        for (pid, partition) in self.partitions.iter() {
+            let mut leases: Vec<i64> = Vec::new();
+            for session in self.sessions.values() {
+                let own = session.leases_in(pid, 0, i64::MAX);
+                leases.extend(own.flat_map(|(key, _, bits)| offsets_of(key.base, bits)));
+            }
+            leases.sort_unstable();
+            if leases != partition.ledger.leased_offsets() {
+                return Err(format!("2: {}: leases and leased records differ", partition.name));
+            }
+            let dealable = partition.ledger.ready() > 0 && partition.revoking.is_none();
+            if dealable && !self.deal_from.contains(&pid) {
+                return Err(format!("5: {}: ready records that nobody deals", partition.name));
+            }
+        }
+        Ok(())
+    }
+}

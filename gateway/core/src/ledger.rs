@@ -1,0 +1,407 @@
+//! What is known of each record of a partition that was received and not yet committed.
+//!
+//! Indexed by the order of arrival, never by the number line of offsets: a hole (transaction marker, compacted record)
+//! costs nothing and stops nothing. Sequence n stands in segment n / 256; a segment that is all done shrinks to its
+//! bounds, so a million records done behind a stuck one cost a few bytes for each 256.
+
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::types::{Millis, OffsetRange, Record};
+use segment::{SEGMENT_RECORDS, Segment, Stretch};
+
+pub(crate) use segment::Slot;
+
+/// What a record costs beside its payload.
+pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 128;
+
+/// Where a record stands: the segment's number, the place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct At {
+    segment: u64,
+    place: usize,
+}
+
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Ready,
+    Leased,
+    Waiting,
+    Done,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    segments: VecDeque<Stretch>,
+    /// Number of the first segment.
+    base: u64,
+    /// Sequence of the first record not done.
+    head: u64,
+    /// Sequence of the next record.
+    tail: u64,
+    next: i64,
+    ready: u64,
+    leased: u64,
+    not_done: u64,
+    bytes: u64,
+    /// No segment below this number has a ready record.
+    ready_from: u64,
+    /// Attempts of records not done, for the commit.
+    attempted: BTreeMap<i64, u32>,
+}
+
+impl Ledger {
+    pub(crate) fn new(next: i64) -> Self {
+        Self {
+            segments: VecDeque::new(),
+            base: 0,
+            head: 0,
+            tail: 0,
+            next,
+            ready: 0,
+            leased: 0,
+            not_done: 0,
+            bytes: 0,
+            ready_from: 0,
+            attempted: BTreeMap::new(),
+        }
+    }
+
+    // === counts ===
+
+    /// The next offset to be fetched.
+    pub(crate) fn next(&self) -> i64 {
+        self.next
+    }
+
+    pub(crate) fn ready(&self) -> u64 {
+        self.ready
+    }
+
+    pub(crate) fn leased(&self) -> u64 {
+        self.leased
+    }
+
+    pub(crate) fn not_done(&self) -> u64 {
+        self.not_done
+    }
+
+    pub(crate) fn waiting(&self) -> u64 {
+        self.not_done - self.ready - self.leased
+    }
+
+    /// Records received above the frontier, done or not.
+    pub(crate) fn span(&self) -> u64 {
+        self.tail - self.head
+    }
+
+    /// How many records were received below the frontier.
+    pub(crate) fn passed(&self) -> u64 {
+        self.head
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn attempted(&self) -> &BTreeMap<i64, u32> {
+        &self.attempted
+    }
+
+    /// The first record not done, or the next to be fetched. True after `advance`.
+    pub(crate) fn frontier(&self) -> i64 {
+        self.head_at().and_then(|at| self.live(at)).map_or(self.next, |(s, i)| s.offset(i))
+    }
+
+    /// Where the first record not done stands.
+    pub(crate) fn head_at(&self) -> Option<At> {
+        (self.head < self.tail)
+            .then(|| At { segment: self.head / SEGMENT_RECORDS as u64, place: self.head as usize % SEGMENT_RECORDS })
+    }
+
+    // === arrival ===
+
+    /// The fetch position went past holes.
+    pub(crate) fn position(&mut self, next: i64) {
+        self.next = self.next.max(next);
+    }
+
+    /// A record at or above `next`: ready, or done at once when `done`.
+    pub(crate) fn push(&mut self, now: Millis, record: Record, attempts: u32, done: bool) {
+        let offset = record.offset;
+        let needs_new = self.segments.back().is_none_or(|s| s.live().is_none_or(Segment::is_full));
+        if needs_new {
+            if self.segments.is_empty() {
+                self.base = self.tail / SEGMENT_RECORDS as u64;
+            }
+            self.segments.push_back(Stretch::Live(Box::new(Segment::new(offset))));
+        }
+        let slot = (!done).then(|| {
+            let bytes = u32::try_from(record.bytes()).unwrap_or(u32::MAX);
+            Slot { record, received_at: now, attempts, bytes }
+        });
+        if let Some(slot) = &slot {
+            self.bytes += u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
+            self.ready += 1;
+            self.not_done += 1;
+            self.ready_from = self.ready_from.min(self.tail / SEGMENT_RECORDS as u64);
+            if attempts > 0 {
+                self.attempted.insert(offset, attempts);
+            }
+        }
+        let last = self.segments.back_mut().and_then(Stretch::live_mut).expect("pushed above, or it was there");
+        last.push(offset, slot);
+        self.tail += 1;
+        self.next = offset + 1;
+        self.collapse(self.segments.len() - 1);
+    }
+
+    // === finding ===
+
+    /// Where the record of this offset stands, if it was received and is not below the first segment.
+    pub(crate) fn find(&self, offset: i64) -> Option<At> {
+        let after = self.segments.partition_point(|s| s.first() <= offset);
+        let index = after.checked_sub(1)?;
+        let place = self.segments[index].live()?.find(offset)?;
+        Some(At { segment: self.base + index as u64, place })
+    }
+
+    /// As `find`, for offsets that are probably near the last one found.
+    pub(crate) fn find_near(&self, near: Option<At>, offset: i64) -> Option<At> {
+        if let Some(near) = near
+            && let Some((segment, _)) = self.live(near)
+            && let Some(place) = segment.find(offset)
+        {
+            return Some(At { segment: near.segment, place });
+        }
+        self.find(offset)
+    }
+
+    fn live(&self, at: At) -> Option<(&Segment, usize)> {
+        let index = at.segment.checked_sub(self.base)?;
+        Some((self.segments.get(index as usize)?.live()?, at.place))
+    }
+
+    fn live_mut(&mut self, at: At) -> Option<&mut Segment> {
+        let index = at.segment.checked_sub(self.base)?;
+        self.segments.get_mut(index as usize)?.live_mut()
+    }
+
+    /// What a received record is. What is below the first segment, or in one that is all done, is done.
+    pub(crate) fn state(&self, at: At) -> State {
+        match self.live(at) {
+            None => State::Done,
+            Some((s, i)) if s.done.get(i) => State::Done,
+            Some((s, i)) if s.leased.get(i) => State::Leased,
+            Some((s, i)) if s.ready.get(i) => State::Ready,
+            Some(_) => State::Waiting,
+        }
+    }
+
+    pub(crate) fn slot(&self, at: At) -> Option<&Slot> {
+        self.live(at).and_then(|(s, i)| s.slot(i))
+    }
+
+    /// The first ready record from a place on. `None` to begin at the lowest.
+    pub(crate) fn next_ready(&mut self, after: Option<At>) -> Option<At> {
+        if self.ready == 0 {
+            return None;
+        }
+        let (mut number, mut place) = match after {
+            None => (self.ready_from.max(self.base), 0),
+            Some(at) => (at.segment, at.place + 1),
+        };
+        loop {
+            let index = number.checked_sub(self.base)? as usize;
+            let stretch = self.segments.get(index)?;
+            if let Some(place) = stretch.live().and_then(|s| s.ready.first_set(place)) {
+                if after.is_none() {
+                    self.ready_from = number;
+                }
+                return Some(At { segment: number, place });
+            }
+            number += 1;
+            place = 0;
+        }
+    }
+
+    // === changes; each O(1) ===
+
+    /// Ready → leased.
+    pub(crate) fn lease(&mut self, at: At) {
+        if let Some(segment) = self.live_mut(at) {
+            segment.lease(at.place);
+            self.ready -= 1;
+            self.leased += 1;
+        }
+    }
+
+    /// Leased or waiting → ready.
+    pub(crate) fn make_ready(&mut self, at: At) {
+        let was = self.state(at);
+        if let Some(segment) = self.live_mut(at)
+            && matches!(was, State::Leased | State::Waiting)
+        {
+            segment.make_ready(at.place);
+            self.leased -= u64::from(was == State::Leased);
+            self.ready += 1;
+            self.ready_from = self.ready_from.min(at.segment);
+        }
+    }
+
+    /// Leased or ready → waiting.
+    pub(crate) fn make_waiting(&mut self, at: At) {
+        let was = self.state(at);
+        if let Some(segment) = self.live_mut(at)
+            && matches!(was, State::Leased | State::Ready)
+        {
+            segment.make_waiting(at.place);
+            self.leased -= u64::from(was == State::Leased);
+            self.ready -= u64::from(was == State::Ready);
+        }
+    }
+
+    /// One attempt more. Gives the number.
+    pub(crate) fn count_attempt(&mut self, at: At) -> u32 {
+        let Some(slot) = self.live_mut(at).and_then(|s| s.slot_mut(at.place)) else { return 0 };
+        slot.attempts = slot.attempts.saturating_add(1);
+        let (offset, attempts) = (slot.record.offset, slot.attempts);
+        self.attempted.insert(offset, attempts);
+        attempts
+    }
+
+    /// Makes a record done and frees its bytes. Call `advance` after the last of a batch.
+    pub(crate) fn finish(&mut self, at: At) {
+        let was = self.state(at);
+        let Some(slot) = self.live_mut(at).and_then(|s| s.finish(at.place)) else { return };
+        self.leased -= u64::from(was == State::Leased);
+        self.ready -= u64::from(was == State::Ready);
+        self.not_done -= 1;
+        self.bytes -= u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
+        if slot.attempts > 0 {
+            self.attempted.remove(&slot.record.offset);
+        }
+        self.collapse((at.segment - self.base) as usize);
+    }
+
+    /// A full segment that is all done keeps its bounds only.
+    fn collapse(&mut self, index: usize) {
+        let stretch = &mut self.segments[index];
+        if let Stretch::Live(s) = stretch
+            && s.not_done == 0
+            && s.is_full()
+        {
+            *stretch = Stretch::Done { first: s.first, last: s.last };
+        }
+    }
+
+    /// Moves the frontier over what is done, by words, and drops segments below it.
+    pub(crate) fn advance(&mut self) {
+        while self.head < self.tail {
+            let Some(front) = self.segments.front() else { break };
+            let start = self.base * SEGMENT_RECORDS as u64;
+            let Some(segment) = front.live() else {
+                self.drop_front(start);
+                continue;
+            };
+            let from = (self.head - start) as usize;
+            match segment.done.first_clear(from).filter(|i| *i < segment.len) {
+                Some(i) => {
+                    self.head = start + i as u64;
+                    break;
+                }
+                None if segment.is_full() => self.drop_front(start),
+                None => self.head = self.tail,
+            }
+        }
+    }
+
+    fn drop_front(&mut self, start: u64) {
+        self.segments.pop_front();
+        self.base += 1;
+        self.head = start + SEGMENT_RECORDS as u64;
+        if self.segments.capacity() > 64 && self.segments.capacity() > self.segments.len() * 8 {
+            self.segments.shrink_to(self.segments.len() * 2);
+        }
+    }
+
+    // === for the commit ===
+
+    /// What is done above the frontier, in offsets, holes folded in; at most `count_max` ranges, the lowest.
+    pub(crate) fn done_ranges(&self, count_max: usize) -> Vec<OffsetRange> {
+        let mut ranges = Vec::new();
+        // The last offset not done, and whether something done came after it.
+        let (mut undone, mut seen_done) = (self.frontier(), false);
+        let mut from = self.head as usize % SEGMENT_RECORDS;
+        for stretch in &self.segments {
+            let Some(segment) = stretch.live() else {
+                seen_done = true;
+                continue;
+            };
+            let mut i = from;
+            from = 0;
+            while i < segment.len {
+                let clear = segment.done.first_clear(i).map_or(segment.len, |c| c.min(segment.len));
+                seen_done |= clear > i;
+                if clear == segment.len {
+                    break;
+                }
+                let offset = segment.offset(clear);
+                if seen_done {
+                    ranges.push(OffsetRange { first: undone + 1, last: offset - 1 });
+                    if ranges.len() == count_max {
+                        return ranges;
+                    }
+                }
+                (undone, seen_done) = (offset, false);
+                i = clear + 1;
+            }
+        }
+        if seen_done && self.head < self.tail {
+            ranges.push(OffsetRange { first: undone + 1, last: self.next - 1 });
+        }
+        ranges
+    }
+
+    // === for tests and views ===
+
+    /// Done records above the frontier.
+    pub(crate) fn done_above(&self) -> u64 {
+        self.span() - self.not_done
+    }
+
+    /// Counts again what is kept in counters: (ready, leased, not done, bytes).
+    pub(crate) fn recount(&self) -> (u64, u64, u64, u64) {
+        let mut sums = (0, 0, 0, 0);
+        for segment in self.segments.iter().filter_map(Stretch::live) {
+            sums.0 += segment.ready.count() as u64;
+            sums.1 += segment.leased.count() as u64;
+            sums.2 += segment.not_done as u64;
+            for slot in (0..segment.len).filter_map(|i| segment.slot(i)) {
+                sums.3 += u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
+            }
+        }
+        sums
+    }
+
+    /// Offsets that are leased, ascending.
+    pub(crate) fn leased_offsets(&self) -> Vec<i64> {
+        let live = self.segments.iter().filter_map(Stretch::live);
+        live.flat_map(|s| (0..s.len).filter(|i| s.leased.get(*i)).map(|i| s.offset(i))).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn segments_live(&self) -> usize {
+        self.segments.iter().filter(|s| s.live().is_some()).count()
+    }
+
+    /// The last offset of the last segment, for the order of arrivals.
+    pub(crate) fn last_received(&self) -> Option<i64> {
+        self.segments.back().map(Stretch::last)
+    }
+}

@@ -1,0 +1,251 @@
+//! A segment: up to 256 records that came one after another, with what is known of each as bits.
+
+use crate::types::{Millis, Record};
+
+/// Records in a segment.
+pub(crate) const SEGMENT_RECORDS: usize = 256;
+const WORDS: usize = SEGMENT_RECORDS / 64;
+/// From this many records on, a segment that is mostly done keeps its survivors only.
+const SPARSE_FROM: usize = 64;
+
+/// A record that is not done.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) record: Record,
+    pub(crate) received_at: Millis,
+    pub(crate) attempts: u32,
+    /// `Record::bytes`, computed once.
+    pub(crate) bytes: u32,
+}
+
+/// One bit a record.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bits([u64; WORDS]);
+
+impl Bits {
+    pub(crate) fn get(&self, i: usize) -> bool {
+        self.0[i / 64] >> (i % 64) & 1 == 1
+    }
+
+    fn set(&mut self, i: usize) {
+        self.0[i / 64] |= 1 << (i % 64);
+    }
+
+    fn clear(&mut self, i: usize) {
+        self.0[i / 64] &= !(1 << (i % 64));
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.iter().map(|w| w.count_ones() as usize).sum()
+    }
+
+    /// The first bit that is set, from `from` on.
+    pub(crate) fn first_set(&self, from: usize) -> Option<usize> {
+        self.first(from, |w| w)
+    }
+
+    /// The first bit that is clear, from `from` on.
+    pub(crate) fn first_clear(&self, from: usize) -> Option<usize> {
+        self.first(from, |w| !w)
+    }
+
+    fn first(&self, from: usize, of: impl Fn(u64) -> u64) -> Option<usize> {
+        if from >= SEGMENT_RECORDS {
+            return None;
+        }
+        let mut word = from / 64;
+        let mut bits = of(self.0[word]) & (u64::MAX << (from % 64));
+        loop {
+            if bits != 0 {
+                return Some(word * 64 + bits.trailing_zeros() as usize);
+            }
+            word += 1;
+            if word == WORDS {
+                return None;
+            }
+            bits = of(self.0[word]);
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Offsets {
+    /// Without holes: the n-th is `first + n`.
+    Contiguous,
+    Listed(Vec<i64>),
+}
+
+#[derive(Debug)]
+enum Slots {
+    Dense(Vec<Option<Slot>>),
+    /// By place, ascending.
+    Sparse(Vec<(u16, Slot)>),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) len: usize,
+    offsets: Offsets,
+    slots: Slots,
+    pub(crate) done: Bits,
+    pub(crate) ready: Bits,
+    pub(crate) leased: Bits,
+    pub(crate) not_done: usize,
+}
+
+/// A segment, or what is left of one that is all done: its bounds.
+#[derive(Debug)]
+pub(crate) enum Stretch {
+    Live(Box<Segment>),
+    Done { first: i64, last: i64 },
+}
+
+impl Stretch {
+    pub(crate) fn first(&self) -> i64 {
+        match self {
+            Self::Live(s) => s.first,
+            Self::Done { first, .. } => *first,
+        }
+    }
+
+    pub(crate) fn last(&self) -> i64 {
+        match self {
+            Self::Live(s) => s.last,
+            Self::Done { last, .. } => *last,
+        }
+    }
+
+    pub(crate) fn live(&self) -> Option<&Segment> {
+        match self {
+            Self::Live(s) => Some(s),
+            Self::Done { .. } => None,
+        }
+    }
+
+    pub(crate) fn live_mut(&mut self) -> Option<&mut Segment> {
+        match self {
+            Self::Live(s) => Some(s),
+            Self::Done { .. } => None,
+        }
+    }
+}
+
+impl Segment {
+    pub(crate) fn new(first: i64) -> Self {
+        Self {
+            first,
+            last: first,
+            len: 0,
+            offsets: Offsets::Contiguous,
+            slots: Slots::Dense(Vec::new()),
+            done: Bits::default(),
+            ready: Bits::default(),
+            leased: Bits::default(),
+            not_done: 0,
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == SEGMENT_RECORDS
+    }
+
+    /// Appends a record: ready with its slot, or done without one.
+    pub(crate) fn push(&mut self, offset: i64, slot: Option<Slot>) {
+        let i = self.len;
+        let contiguous = i == 0 || offset == self.last + 1;
+        if let Offsets::Listed(list) = &mut self.offsets {
+            list.push(offset);
+        } else if !contiguous {
+            let mut list: Vec<i64> = (0..i as i64).map(|n| self.first + n).collect();
+            list.push(offset);
+            self.offsets = Offsets::Listed(list);
+        }
+        self.last = offset;
+        self.len += 1;
+        if slot.is_some() {
+            self.ready.set(i);
+            self.not_done += 1;
+        } else {
+            self.done.set(i);
+        }
+        match &mut self.slots {
+            Slots::Dense(slots) => slots.push(slot),
+            Slots::Sparse(slots) => slots.extend(slot.map(|s| (i as u16, s))),
+        }
+    }
+
+    pub(crate) fn offset(&self, i: usize) -> i64 {
+        match &self.offsets {
+            Offsets::Contiguous => self.first + i as i64,
+            Offsets::Listed(list) => list[i],
+        }
+    }
+
+    pub(crate) fn find(&self, offset: i64) -> Option<usize> {
+        if offset < self.first || offset > self.last {
+            return None;
+        }
+        match &self.offsets {
+            Offsets::Contiguous => Some((offset - self.first) as usize),
+            Offsets::Listed(list) => list.binary_search(&offset).ok(),
+        }
+    }
+
+    pub(crate) fn slot(&self, i: usize) -> Option<&Slot> {
+        match &self.slots {
+            Slots::Dense(slots) => slots[i].as_ref(),
+            Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| &slots[at].1),
+        }
+    }
+
+    pub(crate) fn slot_mut(&mut self, i: usize) -> Option<&mut Slot> {
+        match &mut self.slots {
+            Slots::Dense(slots) => slots[i].as_mut(),
+            Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| &mut slots[at].1),
+        }
+    }
+
+    /// Makes a record done and gives its slot, whose bytes are freed with it.
+    pub(crate) fn finish(&mut self, i: usize) -> Option<Slot> {
+        let slot = match &mut self.slots {
+            Slots::Dense(slots) => slots[i].take(),
+            Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| slots.remove(at).1),
+        }?;
+        self.done.set(i);
+        self.ready.clear(i);
+        self.leased.clear(i);
+        self.not_done -= 1;
+        self.thin_out();
+        Some(slot)
+    }
+
+    /// A segment that is mostly done gives back the room of what is gone.
+    fn thin_out(&mut self) {
+        if self.len < SPARSE_FROM || self.not_done * 8 > self.len {
+            return;
+        }
+        if let Slots::Dense(slots) = &mut self.slots {
+            let rest = slots.iter_mut().enumerate().filter_map(|(i, s)| s.take().map(|s| (i as u16, s)));
+            self.slots = Slots::Sparse(rest.collect());
+        }
+    }
+
+    pub(crate) fn lease(&mut self, i: usize) {
+        self.ready.clear(i);
+        self.leased.set(i);
+    }
+
+    pub(crate) fn make_ready(&mut self, i: usize) {
+        self.leased.clear(i);
+        self.ready.set(i);
+    }
+
+    /// Neither ready nor leased nor done: it waits.
+    pub(crate) fn make_waiting(&mut self, i: usize) {
+        self.leased.clear(i);
+        self.ready.clear(i);
+    }
+}

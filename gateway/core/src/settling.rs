@@ -1,0 +1,231 @@
+//! Settlements: what a range means, what changes nothing, and how that is answered.
+
+use crate::engine::Engine;
+use crate::leases::How;
+use crate::partition::Pid;
+use crate::session::{Ended, Lease, LeaseKey, offsets_of};
+use crate::types::{Leases, Millis, OffsetRange, Outcome, RejectReason, Rejection, SessionId, Settlement, Settlements};
+
+/// From so many ranges on, and at each doubling, what is rejected is sorted and merged.
+const MERGE_FROM: usize = 8_192;
+
+/// What is done to the leases that a range names.
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    End(How, Ended),
+    Extend(Millis),
+}
+
+/// Rejections, as ranges.
+#[derive(Debug, Default)]
+pub(crate) struct Rejected(Vec<Rejection>);
+
+// === impl Rejected ===
+
+impl Rejected {
+    fn add(&mut self, leases: &Leases, range: OffsetRange, reason: RejectReason) {
+        let same = |r: &&mut Rejection| {
+            r.reason == reason && r.leases.epoch == leases.epoch && r.leases.partition == leases.partition
+        };
+        // A settlement has three reasons at most, so what fits is among the last three.
+        let Some(rejection) = self.0.iter_mut().rev().take(3).find(same) else {
+            let leases = Leases { partition: leases.partition.clone(), epoch: leases.epoch, offsets: vec![range] };
+            self.0.push(Rejection { leases, reason });
+            return;
+        };
+        let offsets = &mut rejection.leases.offsets;
+        match offsets.last_mut() {
+            Some(last)
+                if reason == RejectReason::NotHeld
+                    && last.first <= last.last
+                    && range.first <= range.last
+                    && last.last.checked_add(1) == Some(range.first) =>
+            {
+                last.last = range.last;
+            }
+            Some(last) if *last == range => {}
+            _ => offsets.push(range),
+        }
+        if reason == RejectReason::NotHeld && offsets.len() >= MERGE_FROM && offsets.len().is_power_of_two() {
+            merge(offsets);
+        }
+    }
+
+    fn add_all(&mut self, leases: &Leases, reason: RejectReason) {
+        for range in &leases.offsets {
+            self.add(leases, *range, reason);
+        }
+    }
+}
+
+fn merge(offsets: &mut Vec<OffsetRange>) {
+    if offsets.iter().any(|r| r.first > r.last) {
+        return;
+    }
+    offsets.sort_unstable_by_key(|r| (r.first, r.last));
+    offsets.dedup_by(|next, kept| {
+        let touches = next.first <= kept.last.saturating_add(1);
+        if touches {
+            kept.last = kept.last.max(next.last);
+        }
+        touches
+    });
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Applies settlements of a known session, in their order.
+    pub(crate) fn apply(
+        &mut self,
+        now: Millis,
+        id: SessionId,
+        settlements: &Settlements,
+        _stream: bool,
+    ) -> Vec<Rejection> {
+        let mut rejected = Rejected::default();
+        let mut touched: Vec<Pid> = Vec::new();
+        for settlement in &settlements.settlements {
+            if settlements.durable {
+                rejected.add_all(&settlement.leases, RejectReason::Invalid);
+                continue;
+            }
+            if let Some(pid) = self.apply_one(now, id, settlements.seen, settlement, &mut rejected)
+                && !touched.contains(&pid)
+            {
+                touched.push(pid);
+            }
+        }
+        for pid in touched {
+            self.touch(now, pid);
+        }
+        self.offer(id);
+        self.count_rejected(rejected)
+    }
+
+    /// The session is not known: all is NOT_HELD.
+    pub(crate) fn reject_all(&mut self, settlements: Settlements) -> Vec<Rejection> {
+        let mut rejected = Rejected::default();
+        for settlement in &settlements.settlements {
+            rejected.add_all(&settlement.leases, RejectReason::NotHeld);
+        }
+        self.count_rejected(rejected)
+    }
+
+    fn count_rejected(&mut self, rejected: Rejected) -> Vec<Rejection> {
+        self.forgotten.rejected += rejected.0.iter().map(|r| r.leases.offsets.len() as u64).sum::<u64>();
+        rejected.0
+    }
+
+    fn apply_one(
+        &mut self,
+        now: Millis,
+        id: SessionId,
+        seen: u64,
+        settlement: &Settlement,
+        rejected: &mut Rejected,
+    ) -> Option<Pid> {
+        let leases = &settlement.leases;
+        let Some(action) = self.action(now, id, &settlement.outcome) else {
+            rejected.add_all(leases, RejectReason::Invalid);
+            return None;
+        };
+        let pid = self.partitions.live(&leases.partition, leases.epoch);
+        for range in &leases.offsets {
+            if !is_valid(*range, seen) {
+                rejected.add(leases, *range, RejectReason::Invalid);
+            } else if let Some(pid) = pid {
+                self.apply_range(now, id, pid, seen, *range, action, |range| {
+                    rejected.add(leases, range, RejectReason::NotHeld);
+                });
+            } else {
+                rejected.add(leases, *range, RejectReason::StaleEpoch);
+            }
+        }
+        pid
+    }
+
+    /// `None`: the outcome cannot be meant.
+    fn action(&self, now: Millis, id: SessionId, outcome: &Outcome) -> Option<Action> {
+        match outcome {
+            Outcome::Ack => Some(Action::End(How::Ack, Ended::Ack)),
+            Outcome::Release => Some(Action::End(How::Release, Ended::Release)),
+            Outcome::Retry { delay_ms, .. } => delay_ms
+                .is_none_or(|ms| ms <= self.policy.max_retry_delay_ms)
+                .then_some(Action::End(How::Retry { delay_ms: *delay_ms }, Ended::Retry)),
+            Outcome::Extend { ack_timeout_ms } => {
+                let ms = ack_timeout_ms.or_else(|| self.sessions.get(&id).map(|s| s.ack_timeout_ms))?;
+                (ms <= self.policy.max_ack_timeout_ms).then(|| Action::Extend(now.plus(ms)))
+            }
+            // Dead letters are not built yet: the lease stays as it is.
+            Outcome::DeadLetter { .. } | Outcome::Unreadable => None,
+        }
+    }
+
+    /// Cost: the session's own leases and memories within the range, however wide it is.
+    #[expect(clippy::too_many_arguments, reason = "one call, and a struct for it would hide what a range means")]
+    fn apply_range(
+        &mut self,
+        now: Millis,
+        id: SessionId,
+        pid: Pid,
+        seen: u64,
+        range: OffsetRange,
+        action: Action,
+        mut reject: impl FnMut(OffsetRange),
+    ) {
+        let OffsetRange { first, last } = range;
+        let Some(session) = self.sessions.get(&id) else { return };
+        let meant = |lease: &Lease| seen == 0 || lease.frame <= seen;
+        let mut taken = std::mem::take(&mut self.scratch);
+        taken
+            .extend(session.leases_in(pid, first, last).filter(|(_, l, _)| meant(l)).map(|(key, _, bits)| (key, bits)));
+        let success = match action {
+            Action::End(_, ended) => Some(ended),
+            Action::Extend(_) => None,
+        };
+        let (mut same, mut other) = (Vec::new(), Vec::new());
+        for (ended, base, bits) in session.past.within(pid, first, last) {
+            if Some(ended) == success { &mut same } else { &mut other }.extend(offsets_of(base, bits));
+        }
+        let single_unknown = first == last && taken.is_empty() && same.is_empty();
+        if single_unknown {
+            reject(range);
+        } else if !other.is_empty() && first != last {
+            same.sort_unstable();
+            other.sort_unstable();
+            other.dedup();
+            let gone = |offset: &&i64| same.binary_search(offset).is_err() && !session.holds(pid, **offset);
+            other.iter().filter(gone).for_each(|offset| reject(OffsetRange::one(*offset)));
+        }
+        for (key, bits) in taken.drain(..) {
+            match action {
+                Action::End(how, _) => self.end_leases(now, id, key, bits, how),
+                Action::Extend(until) => self.extend_lease(id, key, bits, until),
+            }
+        }
+        self.scratch = taken;
+    }
+
+    /// Moves the expiry of these bits; the rest of the entry keeps its own.
+    fn extend_lease(&mut self, id: SessionId, key: LeaseKey, bits: u128, until: Millis) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(lease) = session.leases.get_mut(&key) else { return };
+        if lease.mask == bits {
+            self.timers.expiries.remove(&(lease.expires, key.id));
+            lease.expires = until;
+            self.timers.expiries.insert((until, key.id), (id, key));
+            return;
+        }
+        lease.mask &= !bits;
+        let part = Lease { mask: bits, frame: lease.frame, expires: until };
+        self.lease_ids += 1;
+        let key = LeaseKey { id: self.lease_ids, ..key };
+        session.leases.insert(key, part);
+        self.timers.expiries.insert((until, key.id), (id, key));
+    }
+}
+
+fn is_valid(range: OffsetRange, seen: u64) -> bool {
+    range.first >= 0 && range.last >= range.first && (range.first == range.last || seen != 0)
+}

@@ -1,0 +1,202 @@
+//! What follows from each change: frontier, sums, limits, commits, the end of a revoke; and what time brings.
+
+use crate::engine::Engine;
+use crate::io::Output;
+use crate::leases::How;
+use crate::ledger::State;
+use crate::partition::Pid;
+use crate::session::{LeaseKey, offsets_of};
+use crate::timers::Wait;
+use crate::types::{Leases, Millis, OffsetRange, RevokeReason, SessionId};
+
+/// Whether something that was at its limit is below 80 % of it.
+fn is_below(value: u64, max: u64) -> bool {
+    value == 0 || value.saturating_mul(5) < max.saturating_mul(4)
+}
+
+/// Ascending offsets as ranges.
+pub(crate) fn push_offset(ranges: &mut Vec<OffsetRange>, offset: i64) {
+    match ranges.last_mut() {
+        Some(last) if last.last + 1 == offset => last.last = offset,
+        _ => ranges.push(OffsetRange::one(offset)),
+    }
+}
+
+/// Sorted and joined where they touch.
+pub(crate) fn ranges_of(mut offsets: Vec<i64>) -> Vec<OffsetRange> {
+    offsets.sort_unstable();
+    let mut ranges = Vec::new();
+    for offset in offsets {
+        push_offset(&mut ranges, offset);
+    }
+    ranges
+}
+
+impl Engine {
+    /// To be called after each change of a partition.
+    pub(crate) fn touch(&mut self, now: Millis, pid: Pid) {
+        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        partition.ledger.advance();
+        let past_grace = partition.revoking.is_some_and(|deadline| deadline <= now);
+        if past_grace && partition.ledger.leased() > 0 {
+            self.fence(now, pid, RevokeReason::Reassigned);
+        }
+        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        partition.fenced |= past_grace;
+        self.sums.count(partition);
+        self.offer_partition(pid);
+        self.mind_limits(pid);
+        let due = self.commit_when_due(now, pid);
+        let Some(partition) = self.partitions.get(pid) else { return };
+        if partition.revoking.is_some()
+            && partition.ledger.leased() == 0
+            && partition.commit.in_flight.is_none()
+            && !self.may_still_commit(now, partition)
+        {
+            let name = partition.name.clone();
+            self.forget_partition(pid);
+            self.outputs.push_back(Output::Drained { partition: name });
+            return;
+        }
+        let deadline = partition.revoking.filter(|_| partition.ledger.leased() > 0);
+        self.schedule(pid, [due, deadline].into_iter().flatten().min());
+    }
+
+    fn schedule(&mut self, pid: Pid, at: Option<Millis>) {
+        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        if partition.scheduled == at {
+            return;
+        }
+        if let Some(was) = partition.scheduled {
+            self.timers.partitions.remove(&(was, pid));
+        }
+        partition.scheduled = at;
+        self.timers.partitions.extend(at.map(|at| (at, pid)));
+    }
+
+    fn mind_limits(&mut self, pid: Pid) {
+        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        let (span, bytes) = (partition.ledger.span(), partition.ledger.bytes());
+        let (span_max, bytes_max) = (self.policy.span_max, self.policy.partition_bytes_max);
+        if partition.revoking.is_none() {
+            let name = &partition.name;
+            if !partition.held_back && (span >= span_max || bytes >= bytes_max) && span > 0 {
+                partition.held_back = true;
+                self.outputs.push_back(Output::Hold { partition: name.clone() });
+            } else if partition.held_back && is_below(span, span_max) && is_below(bytes, bytes_max) {
+                partition.held_back = false;
+                let next = crate::types::NextOffset(partition.ledger.next());
+                self.outputs.push_back(Output::Unhold { partition: name.clone(), next });
+            }
+        }
+        self.mind_budget();
+    }
+
+    fn mind_budget(&mut self) {
+        let (bytes, max) = (self.sums.bytes, self.policy.subscription_bytes_max);
+        if !self.resting && bytes >= max && bytes > 0 {
+            self.resting = true;
+            self.outputs.push_back(Output::Rest(true));
+        } else if self.resting && is_below(bytes, max) {
+            self.resting = false;
+            self.outputs.push_back(Output::Rest(false));
+        }
+    }
+
+    /// Takes all leases of a partition back; their holders hear it.
+    pub(crate) fn fence(&mut self, now: Millis, pid: Pid, reason: RevokeReason) {
+        if self.partitions.get(pid).is_none_or(|p| p.ledger.leased() == 0) {
+            return;
+        }
+        let mut taken: Vec<(SessionId, LeaseKey, u128)> = Vec::new();
+        for (id, session) in &self.sessions {
+            taken.extend(session.leases_in(pid, 0, i64::MAX).map(|(key, _, bits)| (*id, key, bits)));
+        }
+        self.revoke(now, taken, How::Fence, reason);
+    }
+
+    /// Ends these leases, says so to their holders, and gives the window free.
+    fn revoke(&mut self, now: Millis, mut taken: Vec<(SessionId, LeaseKey, u128)>, how: How, reason: RevokeReason) {
+        taken.sort_unstable_by_key(|(id, key, _)| (*id, *key));
+        for of_one in taken.chunk_by(|a, b| a.0 == b.0 && a.1.pid == b.1.pid) {
+            let (id, LeaseKey { pid, .. }, _) = of_one[0];
+            let offsets = of_one.iter().flat_map(|(_, key, bits)| offsets_of(key.base, *bits)).collect();
+            for (_, key, bits) in of_one {
+                self.end_leases(now, id, *key, *bits, how);
+            }
+            let Some(partition) = self.partitions.get(pid) else { continue };
+            let leases =
+                Leases { partition: partition.name.clone(), epoch: partition.epoch, offsets: ranges_of(offsets) };
+            if self.sessions.get(&id).is_some_and(|s| s.broken_until.is_none()) {
+                self.outputs.push_back(Output::Revoked { session: id, leases, reason });
+            }
+            self.offer(id);
+        }
+    }
+
+    /// All that names the partition goes with it.
+    pub(crate) fn forget_partition(&mut self, pid: Pid) {
+        let Some(partition) = self.partitions.remove(pid) else { return };
+        self.forgotten.add(&partition.stats);
+        self.sums.forget(partition.counted);
+        self.timers.forget(pid);
+        self.deal_from.retain(|other| *other != pid);
+        for session in self.sessions.values_mut() {
+            session.past.forget(pid);
+            session.settled_in.remove(&pid);
+        }
+        let name = &partition.name;
+        self.outputs.retain(|output| match output {
+            Output::Commit { partition, .. } | Output::Hold { partition } | Output::Unhold { partition, .. } => {
+                partition != name
+            }
+            _ => true,
+        });
+        self.mind_budget();
+    }
+
+    // === time ===
+
+    pub(crate) fn expire_leases(&mut self, now: Millis) {
+        let mut taken = Vec::new();
+        while let Some(entry) = self.timers.expiries.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (id, key) = entry.remove();
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            session.unresponsive = true;
+            taken.extend(session.leases.get(&key).map(|lease| (id, key, lease.mask)));
+        }
+        let mut touched: Vec<Pid> = taken.iter().map(|(_, key, _)| key.pid).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        self.revoke(now, taken, How::Expire, RevokeReason::Expired);
+        for pid in touched {
+            self.touch(now, pid);
+        }
+    }
+
+    pub(crate) fn end_waits(&mut self, now: Millis) {
+        let mut last = None;
+        while let Some(waiting) = self.timers.pop_wait(now) {
+            let Some(partition) = self.partitions.get_mut(waiting.pid) else { continue };
+            match waiting.wait {
+                Wait::Retry => {
+                    let at = partition.ledger.find(waiting.offset);
+                    if let Some(at) = at.filter(|at| partition.ledger.state(*at) == State::Waiting) {
+                        partition.ledger.make_ready(at);
+                    }
+                }
+                Wait::Release => {
+                    if partition.released.get(&waiting.offset).is_some_and(|(_, until)| *until <= now) {
+                        partition.released.remove(&waiting.offset);
+                    }
+                }
+            }
+            if let Some(pid) = last.replace(waiting.pid).filter(|pid| *pid != waiting.pid) {
+                self.touch(now, pid);
+            }
+        }
+        if let Some(pid) = last {
+            self.touch(now, pid);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What an operator sees.
+
+use crate::engine::Engine;
+use crate::ledger::State;
+use crate::partition::{Partition, Pid};
+use crate::types::{Millis, NextOffset, SessionId};
+use crate::view::{BlockedOn, PartitionView, SessionView, Stats};
+
+impl Engine {
+    /// The subscription's counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.forgotten;
+        for (_, partition) in self.partitions.iter() {
+            stats.add(&partition.stats);
+        }
+        stats.invariants_broken = self.broken_count;
+        stats
+    }
+
+    /// All partitions, sorted.
+    #[must_use]
+    pub fn partitions(&self, now: Millis) -> Vec<PartitionView> {
+        let mut views: Vec<PartitionView> =
+            self.partitions.iter().map(|(pid, partition)| self.view_partition(now, pid, partition)).collect();
+        views.sort_by(|a, b| a.partition.cmp(&b.partition));
+        views
+    }
+
+    /// All sessions, by number.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionView> {
+        let view = |(id, session): (&SessionId, &crate::session::Session)| {
+            let blocked_on = if session.draining {
+                Some(BlockedOn::Draining)
+            } else if self.paused {
+                Some(BlockedOn::Paused)
+            } else if session.free() > 0 || session.broken_until.is_some() {
+                None
+            } else if session.unresponsive && session.held > 0 {
+                Some(BlockedOn::Unresponsive)
+            } else {
+                Some(BlockedOn::NoWindow)
+            };
+            SessionView {
+                session: *id,
+                consumer_id: session.consumer_id.clone(),
+                window: session.window,
+                leased: session.held,
+                leased_bytes: session.held_bytes,
+                broken: session.broken_until.is_some(),
+                unresponsive: session.unresponsive,
+                blocked_on,
+            }
+        };
+        self.sessions.iter().map(view).collect()
+    }
+
+    /// Leases open in the whole subscription.
+    #[must_use]
+    pub fn leases_open(&self) -> u64 {
+        self.sums.leased
+    }
+
+    /// Bytes held in the whole subscription.
+    #[must_use]
+    pub fn bytes_held(&self) -> u64 {
+        self.sums.bytes
+    }
+
+    fn view_partition(&self, now: Millis, pid: Pid, partition: &Partition) -> PartitionView {
+        let ledger = &partition.ledger;
+        let oldest = ledger.head_at().and_then(|at| ledger.slot(at));
+        let holder = |offset| self.sessions.iter().find(|(_, s)| s.holds(pid, offset)).map(|(id, _)| *id);
+        PartitionView {
+            partition: partition.name.clone(),
+            epoch: partition.epoch,
+            committed: partition.commit.acknowledged,
+            committable: NextOffset(ledger.frontier()),
+            next: NextOffset(ledger.next()),
+            span: ledger.span(),
+            bytes: ledger.bytes(),
+            ready: ledger.ready(),
+            leased: ledger.leased(),
+            waiting_retry: ledger.waiting(),
+            done_above_frontier: ledger.done_above(),
+            oldest_undone_offset: oldest.map(|slot| slot.record.offset),
+            oldest_undone_age_ms: oldest.map_or(0, |slot| now.0.saturating_sub(slot.received_at.0)),
+            oldest_undone_holder: oldest.and_then(|slot| holder(slot.record.offset)),
+            held_back: partition.held_back,
+            blocked_on: self.blocked_on(partition),
+            stats: partition.stats,
+        }
+    }
+
+    fn blocked_on(&self, partition: &Partition) -> Option<BlockedOn> {
+        let ledger = &partition.ledger;
+        if partition.revoking.is_some() {
+            return Some(BlockedOn::Draining);
+        }
+        let head = ledger.head_at()?;
+        if self.paused {
+            return Some(BlockedOn::Paused);
+        }
+        let attempts = ledger.slot(head).map_or(0, |slot| slot.attempts);
+        let waits = match ledger.state(head) {
+            State::Waiting if attempts >= self.policy.max_attempts.max(1) => Some(BlockedOn::Exhausted),
+            State::Waiting if !partition.oversize.is_empty() => Some(BlockedOn::NoWindow),
+            State::Waiting => Some(BlockedOn::RetryWait),
+            State::Leased => Some(BlockedOn::Leased),
+            State::Ready => self.why_not_dealt(),
+            State::Done => None,
+        };
+        if !partition.held_back {
+            waits
+        } else if ledger.span() >= self.policy.span_max {
+            Some(BlockedOn::SpanLimit)
+        } else {
+            Some(BlockedOn::MemoryBudget)
+        }
+    }
+
+    fn why_not_dealt(&self) -> Option<BlockedOn> {
+        let mut connected = self.sessions.values().filter(|s| s.broken_until.is_none()).peekable();
+        if connected.peek().is_none() {
+            return Some(BlockedOn::NoSession);
+        }
+        let sessions: Vec<_> = connected.collect();
+        if sessions.iter().any(|s| s.free() > 0) {
+            None
+        } else if sessions.iter().all(|s| s.unresponsive) {
+            Some(BlockedOn::Unresponsive)
+        } else {
+            Some(BlockedOn::NoWindow)
+        }
+    }
+}
+
+impl Stats {
+    /// Adds another's counters.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.delivered += other.delivered;
+        self.acked += other.acked;
+        self.retried += other.retried;
+        self.expired += other.expired;
+        self.released += other.released;
+        self.dead_lettered += other.dead_lettered;
+        self.filtered += other.filtered;
+        self.failed += other.failed;
+        self.committed += other.committed;
+        self.refetched += other.refetched;
+        self.restored_done += other.restored_done;
+        self.rejected += other.rejected;
+        self.commits += other.commits;
+        self.commits_failed += other.commits_failed;
+        self.metadata_truncated += other.metadata_truncated;
+        self.metadata_ignored += other.metadata_ignored;
+        self.invariants_broken += other.invariants_broken;
+    }
+}
