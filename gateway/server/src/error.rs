@@ -1,0 +1,156 @@
+//! The one table from what went wrong to a gRPC status.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
+
+/// `ErrorInfo.domain` of every status.
+pub(crate) const DOMAIN: &str = "sluice";
+
+/// When trying again helps: the client's backoff begins here, with jitter of its own.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// What ends a stream, or refuses a call. Faults of a single lease are answered in the stream and are not in here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the first frame of a stream must be a Subscribe")]
+    BadFirstFrame,
+    #[error("a stream subscribes once; open another stream for another subscription")]
+    SecondSubscribe,
+    #[error("the frame is empty, or holds what revision {} of the contract does not know", sluice_proto::REVISION)]
+    UnknownFrame,
+    #[error("{field}: {problem}")]
+    Invalid { field: &'static str, problem: String },
+    #[error("there is no subscription {0:?} on this node")]
+    SubscriptionNotFound(String),
+    #[error("topic {0:?} does not exist")]
+    TopicMissing(String),
+    #[error("the spec differs from the live subscription {subscription:?} in: {}", fields.join(", "))]
+    SpecMismatch { subscription: String, fields: Vec<&'static str> },
+    #[error("{0}")]
+    Unimplemented(&'static str),
+    #[error("this node holds {0} streams, its limit")]
+    StreamLimit(u32),
+    #[error("settlements came faster than they can be kept: more than {0} ranges wait")]
+    SettleFlood(usize),
+    #[error("a frame is larger than {0} bytes; split settlements at 256 KiB")]
+    FrameTooLarge(usize),
+    #[error("another stream from {by} has this consumer_id now")]
+    Superseded { by: String },
+    #[error("nothing came from the client for {}", humantime::format_duration(*.0))]
+    SessionTimeout(Duration),
+    #[error("this node is shutting down")]
+    ShuttingDown,
+    #[error("the subscription's driver has stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// `ErrorInfo.reason`: the word that a program compares.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::BadFirstFrame => "BAD_FIRST_FRAME",
+            Self::SecondSubscribe => "SECOND_SUBSCRIBE",
+            Self::UnknownFrame => "UNKNOWN_FRAME",
+            Self::Invalid { .. } => "INVALID_FIELD",
+            Self::SubscriptionNotFound(_) => "SUBSCRIPTION_NOT_FOUND",
+            Self::TopicMissing(_) => "TOPIC_MISSING",
+            Self::SpecMismatch { .. } => "SPEC_MISMATCH",
+            Self::Unimplemented(_) => "NOT_BUILT_YET",
+            Self::StreamLimit(_) => "STREAM_LIMIT",
+            Self::SettleFlood(_) => "SETTLE_FLOOD",
+            Self::FrameTooLarge(_) => "FRAME_TOO_LARGE",
+            Self::Superseded { .. } => "CONSUMER_SUPERSEDED",
+            Self::SessionTimeout(_) => "SESSION_TIMEOUT",
+            Self::ShuttingDown | Self::Stopped => "SHUTTING_DOWN",
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::BadFirstFrame | Self::SecondSubscribe | Self::Invalid { .. } => Code::InvalidArgument,
+            Self::UnknownFrame | Self::Unimplemented(_) => Code::Unimplemented,
+            Self::SubscriptionNotFound(_) => Code::NotFound,
+            Self::TopicMissing(_) | Self::SpecMismatch { .. } => Code::FailedPrecondition,
+            Self::StreamLimit(_) | Self::SettleFlood(_) | Self::FrameTooLarge(_) => Code::ResourceExhausted,
+            Self::Superseded { .. } => Code::Aborted,
+            Self::SessionTimeout(_) | Self::ShuttingDown | Self::Stopped => Code::Unavailable,
+        }
+    }
+
+    /// The fields of a `BadRequest`.
+    fn violations(&self) -> Vec<FieldViolation> {
+        match self {
+            Self::BadFirstFrame => vec![FieldViolation::new("request", self.to_string())],
+            Self::SecondSubscribe => vec![FieldViolation::new("subscribe", self.to_string())],
+            Self::Invalid { field, problem } => vec![FieldViolation::new(*field, problem)],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let mut metadata = std::collections::HashMap::new();
+        match &error {
+            Error::Superseded { by } => drop(metadata.insert("peer".to_owned(), by.clone())),
+            Error::SpecMismatch { subscription, fields } => {
+                metadata.insert("subscription".to_owned(), subscription.clone());
+                metadata.insert("fields".to_owned(), fields.join(","));
+            }
+            Error::TopicMissing(topic) => drop(metadata.insert("topic".to_owned(), topic.clone())),
+            _ => {}
+        }
+        let mut details = ErrorDetails::new();
+        details.set_error_info(error.reason(), DOMAIN, metadata);
+        if matches!(error.code(), Code::Unavailable | Code::ResourceExhausted) {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
+        if error.code() == Code::ResourceExhausted {
+            details.set_quota_failure(vec![QuotaViolation::new(error.reason(), error.to_string())]);
+        }
+        let violations = error.violations();
+        if !violations.is_empty() {
+            details.set_bad_request(violations);
+        }
+        Self::with_error_details(error.code(), error.to_string(), details)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_names_its_reason_and_what_helps() {
+        let cases = [
+            (Error::BadFirstFrame, Code::InvalidArgument, "BAD_FIRST_FRAME", false),
+            (Error::SubscriptionNotFound("x".into()), Code::NotFound, "SUBSCRIPTION_NOT_FOUND", false),
+            (Error::TopicMissing("x".into()), Code::FailedPrecondition, "TOPIC_MISSING", false),
+            (Error::StreamLimit(3), Code::ResourceExhausted, "STREAM_LIMIT", true),
+            (Error::SettleFlood(3), Code::ResourceExhausted, "SETTLE_FLOOD", true),
+            (Error::FrameTooLarge(3), Code::ResourceExhausted, "FRAME_TOO_LARGE", true),
+            (Error::Superseded { by: "1.2.3.4:5".into() }, Code::Aborted, "CONSUMER_SUPERSEDED", false),
+            (Error::SessionTimeout(Duration::from_secs(30)), Code::Unavailable, "SESSION_TIMEOUT", true),
+            (Error::ShuttingDown, Code::Unavailable, "SHUTTING_DOWN", true),
+            (Error::UnknownFrame, Code::Unimplemented, "UNKNOWN_FRAME", false),
+        ];
+        for (error, code, reason, retry) in cases {
+            let status = Status::from(error);
+            let details = status.get_error_details();
+            assert_eq!(status.code(), code);
+            let info = details.error_info().unwrap();
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, DOMAIN));
+            assert_eq!(details.retry_info().is_some(), retry, "{reason}");
+            assert_eq!(details.quota_failure().is_some(), code == Code::ResourceExhausted, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_bad_field_is_named() {
+        let status = Status::from(Error::Invalid { field: "flow.max_records", problem: "is negative".into() });
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "flow.max_records");
+    }
+}

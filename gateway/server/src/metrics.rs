@@ -1,0 +1,252 @@
+//! Every metric of the node: names, meanings, and the export from what the drivers count anyway.
+//!
+//! Nothing is counted a record at a time: the engines count, and each scrape reads them into a recorder of its own. So two
+//! nodes in one process (tests) do not mix, a partition that left has left the page, and nothing grows between scrapes.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use futures_util::future::join_all;
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use sluice_core::Stats;
+
+use crate::node::Shared;
+use crate::services::lag;
+use crate::subscription::{Counts, Handle, PartitionSnapshot, Snapshot};
+
+const RECEIVED: &str = "sluice_records_received_total";
+const DELIVERED: &str = "sluice_records_delivered_total";
+const ACKED: &str = "sluice_records_acked_total";
+const RETRIED: &str = "sluice_records_retried_total";
+const EXPIRED: &str = "sluice_records_expired_total";
+const RELEASED: &str = "sluice_records_released_total";
+const DEAD_LETTERED: &str = "sluice_records_dead_lettered_total";
+const FILTERED: &str = "sluice_records_filtered_total";
+const FAILED: &str = "sluice_records_failed_total";
+const COMMITTED: &str = "sluice_records_committed_total";
+const REFETCHED: &str = "sluice_records_refetched_total";
+const RESTORED_DONE: &str = "sluice_records_restored_done_total";
+const LOST_TO_RETENTION: &str = "sluice_records_lost_to_retention_total";
+const COMMITS: &str = "sluice_commits_total";
+const COMMITS_FAILED: &str = "sluice_commits_failed_total";
+const COMMIT_REWOUND: &str = "sluice_commit_rewound_total";
+const METADATA_TRUNCATED: &str = "sluice_metadata_truncated_total";
+const METADATA_IGNORED: &str = "sluice_metadata_ignored_total";
+const INVARIANTS_BROKEN: &str = "sluice_invariants_broken_total";
+const SETTLEMENTS_REJECTED: &str = "sluice_settlements_rejected_total";
+const STREAMS_REFUSED: &str = "sluice_streams_refused_total";
+const LOG_RESETS: &str = "sluice_log_resets_total";
+const SELF_FENCED: &str = "sluice_self_fenced_total";
+const FETCH_RESTS: &str = "sluice_fetch_rests_total";
+const PARTITION_HOLDS: &str = "sluice_partition_holds_total";
+
+const STREAMS: &str = "sluice_streams";
+const STREAMS_MAX: &str = "sluice_streams_max";
+const MEMORY_BUDGET: &str = "sluice_memory_budget_bytes";
+const SESSIONS: &str = "sluice_sessions";
+const LEASED: &str = "sluice_leased";
+const BYTES_HELD: &str = "sluice_bytes_held";
+const BYTES_MAX: &str = "sluice_bytes_max";
+const QUEUED_BYTES: &str = "sluice_fetch_queued_bytes";
+const FETCH_RESTING: &str = "sluice_fetch_resting";
+
+const PARTITION_PENDING: &str = "sluice_partition_pending";
+const PARTITION_LEASED: &str = "sluice_partition_leased";
+const PARTITION_SPAN: &str = "sluice_partition_span";
+const PARTITION_SPAN_MAX: &str = "sluice_partition_span_max";
+const PARTITION_BYTES: &str = "sluice_partition_bytes_held";
+const PARTITION_BYTES_MAX: &str = "sluice_partition_bytes_max";
+const PARTITION_COMMITTABLE: &str = "sluice_partition_committable_offset";
+const PARTITION_COMMITTED: &str = "sluice_partition_committed_offset";
+const PARTITION_LAG: &str = "sluice_partition_lag";
+const PARTITION_HELD: &str = "sluice_partition_fetch_held";
+
+const COUNTERS: [(&str, &str); 25] = [
+    (RECEIVED, "Records received from Kafka."),
+    (DELIVERED, "Deliveries, redeliveries included."),
+    (ACKED, "Records acked."),
+    (RETRIED, "Leases settled by Retry."),
+    (EXPIRED, "Leases that expired."),
+    (RELEASED, "Leases settled by Release, or returned uncounted by a session's end."),
+    (DEAD_LETTERED, "Records dead-lettered."),
+    (FILTERED, "Records dropped or filtered by policy."),
+    (FAILED, "Attempts that reached max_attempts."),
+    (COMMITTED, "Records below acknowledged commits."),
+    (REFETCHED, "Records below the position that came again after a hold and were dropped."),
+    (RESTORED_DONE, "Records not delivered again because the commit said that they are done."),
+    (LOST_TO_RETENTION, "Offsets that retention deleted before they were fetched."),
+    (COMMITS, "Commits that Kafka acknowledged."),
+    (COMMITS_FAILED, "Commits that Kafka refused; they are repeated."),
+    (COMMIT_REWOUND, "Committed offsets that another member had rewound; they are committed again."),
+    (METADATA_TRUNCATED, "Commits whose metadata was cut: what was cut may come again after a crash."),
+    (METADATA_IGNORED, "Commit metadata that was not ours, or damaged."),
+    (INVARIANTS_BROKEN, "Invariants seen broken: a bug in sluice, please report it."),
+    (SETTLEMENTS_REJECTED, "Settlements that changed nothing, by reason."),
+    (STREAMS_REFUSED, "Streams refused or ended with a status, by reason."),
+    (LOG_RESETS, "Logs that were not the one read before, by cause."),
+    (SELF_FENCED, "Times that the node was away for a Kafka session and gave its partitions up."),
+    (FETCH_RESTS, "Times that fetching rested at the subscription's byte budget."),
+    (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
+];
+
+const GAUGES: [(&str, &str); 19] = [
+    (STREAMS, "Streams open."),
+    (STREAMS_MAX, "Streams that may be open."),
+    (MEMORY_BUDGET, "Bytes of records that the process may hold."),
+    (SESSIONS, "Sessions, those that wait for a resume included."),
+    (LEASED, "Records leased."),
+    (BYTES_HELD, "Bytes of records held."),
+    (BYTES_MAX, "Bytes of records that the subscription may hold."),
+    (QUEUED_BYTES, "Bytes fetched and not yet taken by the engine."),
+    (FETCH_RESTING, "1 while fetching rests at the byte budget."),
+    (PARTITION_PENDING, "Records received and not done."),
+    (PARTITION_LEASED, "Records leased."),
+    (PARTITION_SPAN, "Records received above the frontier, done or not."),
+    (PARTITION_SPAN_MAX, "Records that may be received above the frontier."),
+    (PARTITION_BYTES, "Bytes of records held."),
+    (PARTITION_BYTES_MAX, "Bytes of records that may be held."),
+    (PARTITION_COMMITTABLE, "The frontier: the offset that may be committed."),
+    (PARTITION_COMMITTED, "The offset that Kafka acknowledged."),
+    (PARTITION_LAG, "Offsets between the committed one and the log's end."),
+    (PARTITION_HELD, "1 while the partition is off the fetch at its limit."),
+];
+
+/// The node's metrics.
+pub(crate) struct Exporter {
+    shared: Arc<Shared>,
+}
+
+// === impl Exporter ===
+
+impl std::fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exporter").finish_non_exhaustive()
+    }
+}
+
+impl Exporter {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Reads every driver, and writes the page.
+    pub(crate) async fn render(&self) -> String {
+        let views = self.shared.subscriptions.values().map(|handle| async move { (handle, handle.view().await) });
+        let views = join_all(views).await;
+        let page = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&page, || {
+            describe();
+            self.export_node();
+            for (handle, view) in &views {
+                if let Ok(view) = view {
+                    export_subscription(handle, view);
+                }
+            }
+        });
+        page.handle().render()
+    }
+
+    fn export_node(&self) {
+        let limits = &self.shared.config.limits;
+        gauge!(STREAMS).set(self.shared.streams.load(Ordering::Relaxed) as f64);
+        gauge!(STREAMS_MAX).set(limits.max_streams);
+        gauge!(MEMORY_BUDGET).set(limits.memory_budget.0 as f64);
+        for (reason, count) in self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            counter!(STREAMS_REFUSED, "reason" => *reason).absolute(*count);
+        }
+    }
+}
+
+/// Names, units and meanings.
+fn describe() {
+    for (name, meaning) in COUNTERS {
+        describe_counter!(name, Unit::Count, meaning);
+    }
+    for (name, meaning) in GAUGES {
+        describe_gauge!(name, meaning);
+    }
+}
+
+fn export_subscription(handle: &Handle, view: &Snapshot) {
+    let name = handle.name.to_string();
+    for (metric, value) in totals(&view.stats, &view.counts) {
+        counter!(metric, "subscription" => name.clone()).absolute(value);
+    }
+    let counts = &view.counts;
+    for (metric, label, word, value) in [
+        (SETTLEMENTS_REJECTED, "reason", "not_held", counts.rejected_not_held),
+        (SETTLEMENTS_REJECTED, "reason", "stale_epoch", counts.rejected_stale_epoch),
+        (SETTLEMENTS_REJECTED, "reason", "invalid", counts.rejected_invalid),
+        (LOG_RESETS, "cause", "topic_recreated", counts.topics_recreated),
+        (LOG_RESETS, "cause", "log_truncated", counts.log_truncated),
+    ] {
+        counter!(metric, "subscription" => name.clone(), label => word).absolute(value);
+    }
+    let leased: u64 = view.partitions.iter().map(|partition| partition.view.leased).sum();
+    for (metric, value) in [
+        (SESSIONS, view.sessions.len() as u64),
+        (LEASED, leased),
+        (BYTES_HELD, view.bytes_held),
+        (BYTES_MAX, handle.policy.subscription_bytes_max),
+        (QUEUED_BYTES, view.queued_bytes),
+        (FETCH_RESTING, u64::from(counts.fetch_resting)),
+        (PARTITION_SPAN_MAX, handle.policy.span_max),
+        (PARTITION_BYTES_MAX, handle.policy.partition_bytes_max),
+    ] {
+        gauge!(metric, "subscription" => name.clone()).set(value as f64);
+    }
+    for partition in &view.partitions {
+        export_partition(&name, partition);
+    }
+}
+
+fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 22] {
+    [
+        (RECEIVED, stats.received),
+        (DELIVERED, stats.delivered),
+        (ACKED, stats.acked),
+        (RETRIED, stats.retried),
+        (EXPIRED, stats.expired),
+        (RELEASED, stats.released),
+        (DEAD_LETTERED, stats.dead_lettered),
+        (FILTERED, stats.filtered),
+        (FAILED, stats.failed),
+        (COMMITTED, stats.committed),
+        (REFETCHED, stats.refetched),
+        (RESTORED_DONE, stats.restored_done),
+        (COMMITS, stats.commits),
+        (COMMITS_FAILED, stats.commits_failed),
+        (METADATA_TRUNCATED, stats.metadata_truncated),
+        (METADATA_IGNORED, stats.metadata_ignored),
+        (INVARIANTS_BROKEN, stats.invariants_broken),
+        (COMMIT_REWOUND, counts.commits_rewound),
+        (LOST_TO_RETENTION, counts.lost_to_retention),
+        (SELF_FENCED, counts.self_fenced),
+        (FETCH_RESTS, counts.fetch_rests),
+        (PARTITION_HOLDS, counts.partition_holds),
+    ]
+}
+
+fn export_partition(subscription: &str, partition: &PartitionSnapshot) {
+    let view = &partition.view;
+    let pending = view.span.saturating_sub(view.done_above_frontier);
+    let rows = [
+        (PARTITION_PENDING, pending as f64),
+        (PARTITION_LEASED, view.leased as f64),
+        (PARTITION_SPAN, view.span as f64),
+        (PARTITION_BYTES, view.bytes as f64),
+        (PARTITION_COMMITTABLE, view.committable.0 as f64),
+        (PARTITION_COMMITTED, view.committed.map_or(-1.0, |offset| offset.0 as f64)),
+        (PARTITION_LAG, lag(view, partition.watermarks) as f64),
+        (PARTITION_HELD, f64::from(u8::from(view.held_back))),
+    ];
+    for (metric, value) in rows {
+        let labels = [
+            ("subscription", subscription.to_owned()),
+            ("topic", view.partition.topic.to_string()),
+            ("partition", view.partition.partition.to_string()),
+        ];
+        gauge!(metric, &labels).set(value);
+    }
+}

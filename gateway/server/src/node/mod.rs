@@ -1,0 +1,221 @@
+//! A running node: both listeners, all subscriptions, and its end.
+
+mod shared;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sluice_proto::v1::consumer_service_server::ConsumerServiceServer;
+use sluice_proto::v1::subscription_service_server::SubscriptionServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+pub(crate) use shared::Shared;
+
+use crate::admin;
+use crate::config::{Config, Join, SubscriptionConfig};
+use crate::metrics::Exporter;
+use crate::services::{Consumer, FRAME_BYTES_MAX, Subscriptions};
+use crate::session::Timing;
+use crate::subscription::{self, Handle, KafkaPort, SessionRegistry, Settings};
+
+/// Server windows: 64 KiB, the default, halves the throughput of small records.
+const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
+const STREAMS_PER_CONNECTION_MAX: u32 = 1_000;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What connections are given to close after all streams ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const CONSUMER_SERVICE: &str = "sluice.v1.ConsumerService";
+const SUBSCRIPTION_SERVICE: &str = "sluice.v1.SubscriptionService";
+
+/// A node that serves. Dropping it without [`Node::shutdown`] leaves its tasks to the runtime.
+#[derive(Debug)]
+pub struct Node {
+    shared: Arc<Shared>,
+    grpc_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    changed: Arc<Notify>,
+    close: CancellationToken,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    stopped: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Binds both listeners and starts all subscriptions. Kafka being away is no error: the node is then not ready.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, a librdkafka property that is refused.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let grpc = TcpListener::bind(config.node.listen)
+            .await
+            .with_context(|| format!("binding node.listen {}", config.node.listen))?;
+        let admin = TcpListener::bind(config.node.admin_listen)
+            .await
+            .with_context(|| format!("binding node.admin_listen {}", config.node.admin_listen))?;
+        let (grpc_addr, admin_addr) = (grpc.local_addr()?, admin.local_addr()?);
+
+        let changed = Arc::new(Notify::new());
+        let sessions = Arc::new(SessionRegistry::new());
+        let subscriptions = start_subscriptions(&config, &sessions, &changed)?;
+        let shared = Arc::new(Shared {
+            name: config.node_name(),
+            timing: Timing {
+                ping_interval: config.node.ping_interval,
+                max_age: config.node.stream_max_age,
+                grace: config.node.drain_timeout,
+            },
+            config,
+            subscriptions,
+            sessions,
+            streams: Arc::new(AtomicUsize::new(0)),
+            draining: AtomicBool::new(false),
+            refusals: Mutex::default(),
+        });
+        let close = CancellationToken::new();
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let mut router = server().add_service(health_service);
+        router = router.add_service(
+            ConsumerServiceServer::new(Consumer::new(shared.clone())).max_decoding_message_size(FRAME_BYTES_MAX),
+        );
+        router = router.add_service(SubscriptionServiceServer::new(Subscriptions::new(shared.clone())));
+        router = router.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+        let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let closing = close.clone().cancelled_owned();
+        let grpc_task = tokio::spawn(async move {
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, closing).await {
+                tracing::error!(%error, "the gRPC server failed");
+            }
+        });
+        let exporter = Arc::new(Exporter::new(shared.clone()));
+        let admin_task = tokio::spawn(admin::serve(admin, shared.clone(), exporter, close.clone()));
+        let health_task = tokio::spawn(report_health(shared.clone(), health, changed.clone()));
+        Ok(Self {
+            shared,
+            grpc_addr,
+            admin_addr,
+            changed,
+            close,
+            tasks: Mutex::new(vec![grpc_task, admin_task, health_task]),
+            stopped: watch::Sender::new(false),
+        })
+    }
+
+    /// Where gRPC is served.
+    #[must_use]
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Drains for at most `drain_timeout`: not ready at once, every stream is told, leases settle, commits go out, the
+    /// groups are left, streams end OK, listeners close. A second call waits for the first.
+    pub async fn shutdown(&self) {
+        if self.shared.draining.swap(true, Ordering::AcqRel) {
+            return self.stopped().await;
+        }
+        self.changed.notify_one();
+        let drain_timeout = self.shared.config.node.drain_timeout;
+        let drains = self.shared.subscriptions.values().map(|handle| handle.shutdown(drain_timeout));
+        if timeout(drain_timeout + CLOSE_TIMEOUT, futures_util::future::join_all(drains)).await.is_err() {
+            tracing::warn!("a subscription did not end within the drain timeout");
+        }
+        self.close.cancel();
+        let tasks = self.tasks.lock().map(|mut tasks| std::mem::take(&mut *tasks)).unwrap_or_default();
+        let mut tasks = tasks.into_iter();
+        if let Some(mut grpc) = tasks.next()
+            && timeout(CLOSE_TIMEOUT, &mut grpc).await.is_err()
+        {
+            grpc.abort();
+        }
+        tasks.for_each(|task| task.abort());
+        self.stopped.send_replace(true);
+    }
+
+    /// Waits for the end of a shutdown.
+    pub async fn stopped(&self) {
+        let mut stopped = self.stopped.subscribe();
+        // The sender lives as long as `self`, so this ends only when it says so.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .tcp_nodelay(true)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(4 * HTTP2_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(sluice_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+fn start_subscriptions(
+    config: &Config,
+    sessions: &Arc<SessionRegistry>,
+    changed: &Arc<Notify>,
+) -> anyhow::Result<BTreeMap<String, Arc<Handle>>> {
+    let mut subscriptions = BTreeMap::new();
+    for (name, of) in &config.subscriptions {
+        let (kafka, events) = sluice_kafka::Subscription::start(config.kafka_config(name, of))
+            .with_context(|| format!("starting subscription {name}"))?;
+        let gate = kafka.gate().clone();
+        let port = KafkaPort { send: Box::new(move |command| kafka.send(command)), gate, events };
+        let handle = subscription::start(settings(config, name, of), port, sessions.clone(), changed.clone());
+        subscriptions.insert(name.clone(), handle);
+    }
+    Ok(subscriptions)
+}
+
+fn settings(config: &Config, name: &str, of: &SubscriptionConfig) -> Settings {
+    Settings {
+        name: name.into(),
+        policy: config.policy(of),
+        session_timeout: of.session_timeout,
+        kafka_session_timeout: of.kafka_session_timeout,
+        revoke_grace: of.revoke_grace,
+        leave_delay: match of.join {
+            Join::AtStart => None,
+            Join::OnSession => Some(of.leave_delay),
+        },
+        drain_grace: config.node.drain_timeout,
+    }
+}
+
+/// Keeps `grpc.health.v1` up to date: "" while the process is up, the consumer service while Kafka answers and the node
+/// does not drain.
+async fn report_health(shared: Arc<Shared>, health: HealthReporter, changed: Arc<Notify>) {
+    let serving = |serving: bool| if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    health.set_service_status("", ServingStatus::Serving).await;
+    health.set_service_status(SUBSCRIPTION_SERVICE, ServingStatus::Serving).await;
+    let mut last = None;
+    loop {
+        let ready = shared.not_ready().is_empty();
+        if last.replace(ready) != Some(ready) {
+            health.set_service_status(CONSUMER_SERVICE, serving(ready)).await;
+        }
+        changed.notified().await;
+    }
+}

@@ -1,0 +1,12 @@
+//! The gRPC services.
+
+mod consumer;
+mod spec;
+mod subscription;
+
+pub(crate) use consumer::Consumer;
+pub(crate) use spec::{differences, spec_of};
+pub(crate) use subscription::{Subscriptions, lag};
+
+/// Largest frame that a client may send.
+pub(crate) const FRAME_BYTES_MAX: usize = 1 << 20;

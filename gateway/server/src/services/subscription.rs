@@ -1,0 +1,232 @@
+//! `sluice.v1.SubscriptionService`: what operators ask and do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::BlockedOn;
+use sluice_kafka::KafkaState;
+use sluice_proto::v1::subscription_service_server::SubscriptionService;
+use sluice_proto::v1::{self as pb};
+use tonic::{Request, Response, Status};
+
+use crate::error::Error;
+use crate::node::Shared;
+use crate::services::spec_of;
+use crate::session::encode::duration;
+use crate::subscription::{Handle, PartitionSnapshot, SessionSnapshot};
+
+/// Letters of a session id that an operator sees: enough to tell sessions apart, too few to settle for one.
+const SESSION_PREFIX: usize = 8;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriptions {
+    node: Arc<Shared>,
+}
+
+impl Subscriptions {
+    pub(crate) fn new(node: Arc<Shared>) -> Self {
+        Self { node }
+    }
+
+    fn subscription(&self, name: &str) -> Result<pb::Subscription, Error> {
+        let handle = self.node.subscription(name)?;
+        let config = self.node.config.subscriptions.get(name);
+        let config = config.ok_or_else(|| Error::SubscriptionNotFound(name.to_owned()))?;
+        let spec = Some(spec_of(name, config));
+        Ok(pb::Subscription { name: name.to_owned(), spec, paused: handle.state().paused })
+    }
+
+    async fn set_paused(&self, name: &str, paused: bool) -> Result<pb::Subscription, Error> {
+        self.node.subscription(name)?.set_paused(paused).await?;
+        Ok(pb::Subscription { paused, ..self.subscription(name)? })
+    }
+
+    fn partition(&self, handle: &Handle, snapshot: PartitionSnapshot) -> pb::Partition {
+        let view = snapshot.view;
+        let unreachable = matches!(handle.state().kafka, KafkaState::Unreachable(_) | KafkaState::Refused(_));
+        let blocked_on = if unreachable { Some(BlockedOn::Broker) } else { view.blocked_on };
+        pb::Partition {
+            topic: view.partition.topic.to_string(),
+            partition: view.partition.partition,
+            node: self.node.name.clone(),
+            epoch: view.epoch.0,
+            log_start_offset: snapshot.watermarks.map_or(-1, |(low, _)| low),
+            high_watermark: snapshot.watermarks.map_or(-1, |(_, high)| high),
+            committed_offset: view.committed.map_or(-1, |offset| offset.0),
+            committable_offset: view.committable.0,
+            lag: lag(&view, snapshot.watermarks),
+            leased: signed(view.leased),
+            waiting_retry: signed(view.waiting_retry),
+            done_above_frontier: signed(view.done_above_frontier),
+            oldest_undone_offset: view.oldest_undone_offset,
+            oldest_undone_age: view
+                .oldest_undone_offset
+                .map(|_| duration(Duration::from_millis(view.oldest_undone_age_ms))),
+            blocked_on: blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
+        }
+    }
+
+    fn consumer(&self, snapshot: SessionSnapshot) -> pb::Consumer {
+        let view = snapshot.view;
+        let (peer, labels, connected_at, last_seen) = match snapshot.live {
+            Some((profile, seen)) => {
+                (profile.peer, profile.labels, Some(profile.connected_at.into()), Some(seen.into()))
+            }
+            None => Default::default(),
+        };
+        pb::Consumer {
+            consumer_id: view.consumer_id.unwrap_or_default(),
+            session_id_prefix: snapshot.token.chars().take(SESSION_PREFIX).collect(),
+            node: self.node.name.clone(),
+            peer,
+            labels,
+            window_records: i32::try_from(view.window.max_records).unwrap_or(i32::MAX),
+            window_bytes: signed(view.window.max_bytes),
+            leased: signed(view.leased),
+            connected_at,
+            last_seen,
+            blocked_on: view.blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
+        }
+    }
+}
+
+/// What is behind the committed offset: to the log's end where it is known, else to what was fetched.
+pub(crate) fn lag(view: &sluice_core::PartitionView, watermarks: Option<(i64, i64)>) -> i64 {
+    let end = watermarks.map_or(view.next.0, |(_, high)| high.max(view.next.0));
+    let from = view.committed.unwrap_or(view.committable);
+    end.saturating_sub(from.0).max(0)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn stats(stats: sluice_core::Stats) -> pb::Stats {
+    pb::Stats {
+        received: stats.received,
+        delivered: stats.delivered,
+        acked: stats.acked,
+        retried: stats.retried,
+        expired: stats.expired,
+        released: stats.released,
+        dead_lettered: stats.dead_lettered,
+        filtered: stats.filtered,
+        failed: stats.failed,
+        committed: stats.committed,
+    }
+}
+
+fn later(what: &'static str) -> Status {
+    Error::Unimplemented(what).into()
+}
+
+#[tonic::async_trait]
+impl SubscriptionService for Subscriptions {
+    async fn list_subscriptions(
+        &self,
+        _: Request<pb::ListSubscriptionsRequest>,
+    ) -> Result<Response<pb::ListSubscriptionsResponse>, Status> {
+        let names = self.node.config.subscriptions.keys();
+        let subscriptions = names.map(|name| self.subscription(name)).collect::<Result<_, _>>()?;
+        Ok(Response::new(pb::ListSubscriptionsResponse { subscriptions }))
+    }
+
+    async fn get_subscription(
+        &self,
+        request: Request<pb::GetSubscriptionRequest>,
+    ) -> Result<Response<pb::GetSubscriptionResponse>, Status> {
+        let subscription = Some(self.subscription(&request.into_inner().name)?);
+        Ok(Response::new(pb::GetSubscriptionResponse { subscription }))
+    }
+
+    async fn list_partitions(
+        &self,
+        request: Request<pb::ListPartitionsRequest>,
+    ) -> Result<Response<pb::ListPartitionsResponse>, Status> {
+        let handle = self.node.subscription(&request.into_inner().subscription)?;
+        let snapshot = handle.view().await?;
+        let partitions = snapshot.partitions.into_iter().map(|p| self.partition(&handle, p)).collect();
+        Ok(Response::new(pb::ListPartitionsResponse { partitions }))
+    }
+
+    async fn list_consumers(
+        &self,
+        request: Request<pb::ListConsumersRequest>,
+    ) -> Result<Response<pb::ListConsumersResponse>, Status> {
+        let handle = self.node.subscription(&request.into_inner().subscription)?;
+        let snapshot = handle.view().await?;
+        let consumers = snapshot.sessions.into_iter().map(|session| self.consumer(session)).collect();
+        Ok(Response::new(pb::ListConsumersResponse { consumers }))
+    }
+
+    async fn get_stats(&self, request: Request<pb::GetStatsRequest>) -> Result<Response<pb::GetStatsResponse>, Status> {
+        let handle = self.node.subscription(&request.into_inner().subscription)?;
+        let snapshot = handle.view().await?;
+        let partitions = snapshot.partitions.into_iter().map(|partition| pb::PartitionStats {
+            topic: partition.view.partition.topic.to_string(),
+            partition: partition.view.partition.partition,
+            stats: Some(stats(partition.view.stats)),
+        });
+        let total = Some(stats(snapshot.stats));
+        Ok(Response::new(pb::GetStatsResponse { total, partitions: partitions.collect() }))
+    }
+
+    async fn pause_subscription(
+        &self,
+        request: Request<pb::PauseSubscriptionRequest>,
+    ) -> Result<Response<pb::PauseSubscriptionResponse>, Status> {
+        let subscription = Some(self.set_paused(&request.into_inner().name, true).await?);
+        Ok(Response::new(pb::PauseSubscriptionResponse { subscription }))
+    }
+
+    async fn resume_subscription(
+        &self,
+        request: Request<pb::ResumeSubscriptionRequest>,
+    ) -> Result<Response<pb::ResumeSubscriptionResponse>, Status> {
+        let subscription = Some(self.set_paused(&request.into_inner().name, false).await?);
+        Ok(Response::new(pb::ResumeSubscriptionResponse { subscription }))
+    }
+
+    async fn create_subscription(
+        &self,
+        _: Request<pb::CreateSubscriptionRequest>,
+    ) -> Result<Response<pb::CreateSubscriptionResponse>, Status> {
+        Err(later("subscriptions are made in the config file; CreateSubscription is not built yet"))
+    }
+
+    async fn update_subscription(
+        &self,
+        _: Request<pb::UpdateSubscriptionRequest>,
+    ) -> Result<Response<pb::UpdateSubscriptionResponse>, Status> {
+        Err(later("subscriptions are changed in the config file; UpdateSubscription is not built yet"))
+    }
+
+    async fn delete_subscription(
+        &self,
+        _: Request<pb::DeleteSubscriptionRequest>,
+    ) -> Result<Response<pb::DeleteSubscriptionResponse>, Status> {
+        Err(later("subscriptions are removed in the config file; DeleteSubscription is not built yet"))
+    }
+
+    async fn seek_subscription(
+        &self,
+        _: Request<pb::SeekSubscriptionRequest>,
+    ) -> Result<Response<pb::SeekSubscriptionResponse>, Status> {
+        Err(later("SeekSubscription is not built yet; reset the group's offsets while it has no members"))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        _: Request<pb::ListDeadLettersRequest>,
+    ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
+        Err(later("dead letters are not built yet"))
+    }
+
+    async fn redrive_dead_letters(
+        &self,
+        _: Request<pb::RedriveDeadLettersRequest>,
+    ) -> Result<Response<pb::RedriveDeadLettersResponse>, Status> {
+        Err(later("dead letters are not built yet"))
+    }
+}

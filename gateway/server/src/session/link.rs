@@ -1,0 +1,285 @@
+//! What ties one stream to the driver: the inbox one way, the queue of frames the other.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use sluice_core::{Batch, SessionId, Window};
+use sluice_proto::v1::ConsumeResponse;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::encode;
+use super::inbox::{Flood, Inbox, Input};
+use super::silence::Life;
+
+/// What goes to the client, in order.
+#[derive(Debug)]
+pub(crate) enum Frame {
+    /// Made into a message only when the transport takes it, on the connection's task and not on the driver's.
+    Deliver {
+        sequence: u64,
+        batches: Vec<Batch>,
+    },
+    Message(Box<ConsumeResponse>),
+    Ping,
+    /// Not sent: tells the reader that the transport still takes frames (see `reader`).
+    Probe,
+    /// The end: OK, or a status.
+    End(Result<(), Status>),
+}
+
+/// What an operator may know of a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Profile {
+    pub(crate) peer: String,
+    pub(crate) labels: HashMap<String, String>,
+    pub(crate) connected_at: SystemTime,
+}
+
+/// Times at which the transport took something, shared by the stream and the reader.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    began: Instant,
+    heard: AtomicU64,
+    sent: AtomicU64,
+    taken: AtomicU64,
+    /// 0: none since the last sign of life.
+    ping_taken: AtomicU64,
+    /// The transport passed a `Frame::Probe`.
+    pub(super) probed: Notify,
+}
+
+/// The driver's side of a stream; shared with its reader.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Set by the driver when the engine opened the session.
+    session: OnceLock<SessionId>,
+    inbox: Mutex<Inbox>,
+    /// The driver has been told that the inbox holds something.
+    queued: AtomicBool,
+    frames: mpsc::UnboundedSender<Frame>,
+    /// The driver ended the stream: the reader has nothing more to do.
+    pub(crate) over: CancellationToken,
+    /// It was told to drain: being superseded is then no fault.
+    pub(crate) drained: AtomicBool,
+    pub(super) transport: Arc<Transport>,
+    pub(crate) profile: Profile,
+}
+
+/// Counts a stream for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Permit(pub(crate) Arc<AtomicUsize>);
+
+/// The response stream. Dropped before its end was taken: the client is gone.
+#[derive(Debug)]
+pub(crate) struct ConsumeStream {
+    frames: mpsc::UnboundedReceiver<Frame>,
+    transport: Arc<Transport>,
+    ended: bool,
+    _permit: Permit,
+}
+
+/// Both ends of the queue of frames, before the client said what it wants.
+pub(crate) fn channel(permit: Permit) -> (mpsc::UnboundedSender<Frame>, Arc<Transport>, ConsumeStream) {
+    let (sender, frames) = mpsc::unbounded_channel();
+    let transport = Arc::new(Transport {
+        began: Instant::now(),
+        heard: AtomicU64::new(0),
+        sent: AtomicU64::new(0),
+        taken: AtomicU64::new(0),
+        ping_taken: AtomicU64::new(0),
+        probed: Notify::new(),
+    });
+    (sender, transport.clone(), ConsumeStream { frames, transport, ended: false, _permit: permit })
+}
+
+// === impl Transport ===
+
+impl Transport {
+    /// Milliseconds since the stream began.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Something came from the client.
+    pub(super) fn hear(&self) {
+        self.heard.store(self.now(), Ordering::Relaxed);
+        self.ping_taken.store(0, Ordering::Relaxed);
+    }
+
+    fn take(&self, ping: bool) {
+        let now = self.now();
+        self.sent.store(now, Ordering::Relaxed);
+        if ping {
+            // At most one writer sets it, so a lost race with `hear` costs one ping interval and no more.
+            let _ = self.ping_taken.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        } else {
+            self.taken.store(now, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn life(&self, ping_queued: u64) -> Life {
+        let ping_taken = self.ping_taken.load(Ordering::Relaxed);
+        Life {
+            heard: self.heard.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+            taken: self.taken.load(Ordering::Relaxed),
+            ping_queued,
+            ping_taken: (ping_taken != 0).then_some(ping_taken),
+        }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(super) fn new(
+        frames: mpsc::UnboundedSender<Frame>,
+        transport: Arc<Transport>,
+        window: Window,
+        profile: Profile,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            session: OnceLock::new(),
+            inbox: Mutex::new(Inbox::new(window)),
+            queued: AtomicBool::new(false),
+            frames,
+            over: CancellationToken::new(),
+            drained: AtomicBool::new(false),
+            transport,
+            profile,
+        })
+    }
+
+    /// The session, once the engine opened it.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        self.session.get().copied()
+    }
+
+    /// Called once, by the driver.
+    pub(crate) fn set_session(&self, session: SessionId) {
+        let _ = self.session.set(session);
+    }
+
+    /// Adds to the inbox; `true` when the driver has to be told.
+    pub(super) fn push(&self, input: Input) -> Result<bool, Flood> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(input)?;
+        Ok(!self.queued.swap(true, Ordering::AcqRel))
+    }
+
+    /// Empties the inbox. The flag falls first: what comes later tells the driver again.
+    pub(crate) fn take_inputs(&self) -> VecDeque<Input> {
+        self.queued.store(false, Ordering::Release);
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Sends a frame. After the end, or when the client is gone, it goes nowhere.
+    pub(crate) fn send(&self, message: ConsumeResponse) {
+        let _ = self.frames.send(Frame::Message(Box::new(message)));
+    }
+
+    /// Sends records.
+    pub(crate) fn deliver(&self, sequence: u64, batches: Vec<Batch>) {
+        let _ = self.frames.send(Frame::Deliver { sequence, batches });
+    }
+
+    /// Ends the stream, after what was sent before, and its reader at once.
+    pub(crate) fn end(&self, result: Result<(), Status>) {
+        let _ = self.frames.send(Frame::End(result));
+        self.over.cancel();
+    }
+
+    /// When something came from the client last.
+    pub(crate) fn last_seen(&self) -> SystemTime {
+        let heard = std::time::Duration::from_millis(self.transport.heard.load(Ordering::Relaxed));
+        self.profile.connected_at + heard
+    }
+}
+
+// === impl ConsumeStream ===
+
+impl Stream for ConsumeStream {
+    type Item = Result<ConsumeResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let Some(frame) = ready!(self.frames.poll_recv(cx)) else {
+                self.ended = true;
+                return Poll::Ready(None);
+            };
+            let message = match frame {
+                Frame::Deliver { sequence, batches } => encode::delivery(sequence, batches),
+                Frame::Message(message) => *message,
+                Frame::Ping => {
+                    self.transport.take(true);
+                    return Poll::Ready(Some(Ok(encode::ping())));
+                }
+                Frame::Probe => {
+                    self.transport.probed.notify_one();
+                    continue;
+                }
+                Frame::End(result) => {
+                    self.ended = true;
+                    self.frames.close();
+                    return Poll::Ready(result.err().map(Err));
+                }
+            };
+            self.transport.take(false);
+            return Poll::Ready(Some(Ok(message)));
+        }
+    }
+}
+
+// === impl Permit ===
+
+impl Permit {
+    /// Takes a place among `max`, or none.
+    pub(crate) fn take(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
+        taken.is_ok().then(|| Self(count.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permit_is_given_back() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let first = Permit::take(&count, 1).unwrap();
+        assert!(Permit::take(&count, 1).is_none());
+        drop(first);
+        assert!(Permit::take(&count, 1).is_some());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_after_the_end() {
+        use tokio_stream::StreamExt as _;
+        let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
+        let (sender, _, mut stream) = channel(permit);
+        sender.send(Frame::Probe).unwrap();
+        sender.send(Frame::Ping).unwrap();
+        sender.send(Frame::End(Ok(()))).unwrap();
+        sender.send(Frame::Ping).unwrap();
+        assert!(stream.next().await.is_some());
+        assert!(stream.next().await.is_none());
+        assert!(stream.next().await.is_none());
+    }
+}

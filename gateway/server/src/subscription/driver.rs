@@ -1,0 +1,302 @@
+//! The driver: the one task that owns the engine of a subscription.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sluice_core::{Engine, Millis, RevokeReason, TopicPartition};
+use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::membership::{Member, Membership, Step};
+use super::{Counts, KafkaPort, Request, Seats, SessionRegistry, Settings, State, clock};
+
+/// Kafka events in one turn, so that settlements are never far behind.
+const KAFKA_EVENTS_PER_TURN: usize = 64;
+/// Requests in one turn.
+const REQUESTS_PER_TURN: usize = 4_096;
+/// The driver looks at the clock this often even when idle: that is how it notices that the machine slept.
+const TURN_MS_MAX: u64 = 1_000;
+/// What leaving the group may take after everything is committed.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A shutdown that is under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stopping {
+    /// Until then leases may be settled.
+    pub(super) drain_until: Millis,
+    /// Then the streams end, whatever Kafka says.
+    pub(super) end_at: Millis,
+}
+
+/// The driver's state.
+pub(super) struct Driver {
+    pub(super) settings: Settings,
+    pub(super) engine: Engine,
+    pub(super) kafka: KafkaPort,
+    pub(super) member: Member,
+    requests: mpsc::UnboundedReceiver<Request>,
+    pub(super) seats: Seats,
+    pub(super) registry: Arc<SessionRegistry>,
+    /// Partitions that the engine owns.
+    pub(super) assigned: HashSet<TopicPartition>,
+    /// Of them, those that the group waits for.
+    pub(super) revoking: HashSet<TopicPartition>,
+    pub(super) ever_assigned: bool,
+    pub(super) watermarks: HashMap<TopicPartition, (i64, i64)>,
+    pub(super) counts: Counts,
+    pub(super) kafka_state: KafkaState,
+    pub(super) paused: bool,
+    pub(super) stopping: Option<Stopping>,
+    /// The engine asked for a rest of the fetch handle.
+    pub(super) rest: bool,
+    /// When a leave without an answer is given up.
+    leave_until: Option<Millis>,
+    pub(super) ended: bool,
+    state: watch::Sender<State>,
+    changed: Arc<Notify>,
+    last_turn: Millis,
+}
+
+enum Event {
+    Request(Request),
+    Kafka(KafkaEvent),
+    /// Kafka's threads are gone.
+    KafkaGone,
+    Time,
+}
+
+impl Driver {
+    pub(super) fn new(
+        settings: Settings,
+        kafka: KafkaPort,
+        requests: mpsc::UnboundedReceiver<Request>,
+        registry: Arc<SessionRegistry>,
+        state: watch::Sender<State>,
+        changed: Arc<Notify>,
+    ) -> Self {
+        let now = clock::now();
+        Self {
+            engine: Engine::new(settings.policy.clone(), crate::random::number()),
+            member: Member::new(settings.leave_delay, now),
+            settings,
+            kafka,
+            requests,
+            seats: Seats::new(),
+            registry,
+            assigned: HashSet::new(),
+            revoking: HashSet::new(),
+            ever_assigned: false,
+            watermarks: HashMap::new(),
+            counts: Counts::default(),
+            kafka_state: KafkaState::Idle,
+            paused: false,
+            stopping: None,
+            rest: false,
+            leave_until: None,
+            ended: false,
+            state,
+            changed,
+            last_turn: now,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut timer = pin!(sleep_until(Instant::now()));
+        let mut kafka_alive = true;
+        while !self.ended {
+            let event = tokio::select! {
+                biased;
+                Some(request) = self.requests.recv() => Event::Request(request),
+                event = self.kafka.events.recv(), if kafka_alive => event.map_or(Event::KafkaGone, Event::Kafka),
+                () = &mut timer => Event::Time,
+            };
+            let now = clock::now();
+            self.fence_if_asleep(now);
+            kafka_alive &= !matches!(event, Event::KafkaGone);
+            self.handle(now, event);
+            self.handle_what_is_ready(now);
+            self.finish_turn(now);
+            timer.as_mut().reset(Instant::now() + self.wait(clock::now()));
+        }
+        self.finish();
+    }
+
+    /// A node that was away for a Kafka session has lost its partitions, whether anyone told it or not. It fences itself
+    /// before it handles anything that waited meanwhile.
+    fn fence_if_asleep(&mut self, now: Millis) {
+        let away_ms = now.0.saturating_sub(self.last_turn.0);
+        self.last_turn = now;
+        let limit_ms = u64::try_from(self.settings.kafka_session_timeout.as_millis()).unwrap_or(u64::MAX);
+        if away_ms <= limit_ms || !self.member.listens() {
+            return;
+        }
+        tracing::warn!(subscription = %self.settings.name, away_ms, "away for a Kafka session: partitions given up");
+        self.counts.self_fenced += 1;
+        let all = self.forget_all_partitions();
+        self.engine.lost(now, &all, RevokeReason::Reassigned);
+        // What Kafka says until `Left` is of the past and is ignored; then the group is joined again.
+        self.leave(now, Duration::from_secs(1));
+    }
+
+    pub(super) fn forget_all_partitions(&mut self) -> Vec<TopicPartition> {
+        self.revoking.clear();
+        self.watermarks.clear();
+        self.assigned.drain().collect()
+    }
+
+    fn handle(&mut self, now: Millis, event: Event) {
+        match event {
+            Event::Request(request) => self.on_request(now, request),
+            Event::Kafka(event) => self.on_kafka(now, event),
+            Event::KafkaGone => {
+                tracing::error!(subscription = %self.settings.name, "the Kafka threads ended");
+                let all = self.forget_all_partitions();
+                self.engine.lost(now, &all, RevokeReason::Reassigned);
+                self.member.left();
+                self.kafka_state = KafkaState::Unreachable("the Kafka threads ended".to_owned());
+                self.ended |= self.stopping.is_some();
+            }
+            Event::Time => {}
+        }
+    }
+
+    /// What else waits, up to a bound: outputs are pulled once for all of it.
+    fn handle_what_is_ready(&mut self, now: Millis) {
+        for _ in 0..REQUESTS_PER_TURN {
+            let Ok(request) = self.requests.try_recv() else { break };
+            self.on_request(now, request);
+        }
+        for _ in 0..KAFKA_EVENTS_PER_TURN {
+            let Ok(event) = self.kafka.events.try_recv() else { break };
+            self.on_kafka(now, event);
+        }
+    }
+
+    fn finish_turn(&mut self, now: Millis) {
+        // Settlements read before this moment were applied above, so none of them loses against an expiry.
+        if self.engine.wake_at().is_some_and(|at| at <= now) {
+            self.engine.tick(now);
+        }
+        self.pull_outputs(now);
+        self.step_membership(now);
+        self.step_shutdown(now);
+        self.pull_outputs(now);
+        self.finish_drain(now);
+        self.publish();
+    }
+
+    fn step_membership(&mut self, now: Millis) {
+        let live = self.seats.values().filter(|seat| seat.link.is_some()).count();
+        self.member.sessions(live, now);
+        match self.member.step(now) {
+            Step::None => {}
+            Step::Join => (self.kafka.send)(KafkaCommand::Join),
+            Step::Drain => {
+                let all: Vec<_> = self.assigned.iter().cloned().collect();
+                let deadline = self.drain_deadline(now);
+                self.engine.revoking(now, &all, deadline);
+            }
+        }
+        if self.leave_until.is_some_and(|at| at <= now) && self.member.state() == Membership::Leaving {
+            tracing::warn!(subscription = %self.settings.name, "leaving the group was not answered in time");
+            self.leave_until = None;
+            self.on_left();
+        }
+    }
+
+    /// Until when what is open may be settled.
+    pub(super) fn drain_deadline(&self, now: Millis) -> Millis {
+        let grace_ms = u64::try_from(self.settings.revoke_grace.as_millis()).unwrap_or(u64::MAX);
+        self.stopping.map_or_else(|| Millis(now.0.saturating_add(grace_ms)), |stopping| stopping.drain_until)
+    }
+
+    /// Everything is handed back: leave.
+    fn finish_drain(&mut self, now: Millis) {
+        if self.member.state() == Membership::Draining && self.assigned.is_empty() {
+            self.leave(now, LEAVE_TIMEOUT);
+        }
+    }
+
+    fn leave(&mut self, now: Millis, timeout: Duration) {
+        self.member.leaving();
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        // The threads bound it themselves; this is for threads that hang.
+        self.leave_until = Some(Millis(now.0 + 2 * timeout_ms + 1_000));
+        let command = if self.stopping.is_some() { KafkaCommand::Shutdown } else { KafkaCommand::Leave };
+        (self.kafka.send)(command(timeout));
+    }
+
+    pub(super) fn on_left(&mut self) {
+        if self.member.state() == Membership::Leaving {
+            self.member.left();
+            self.kafka_state = KafkaState::Idle;
+        }
+        self.leave_until = None;
+        self.ended |= self.stopping.is_some();
+    }
+
+    fn step_shutdown(&mut self, now: Millis) {
+        let Some(stopping) = self.stopping else { return };
+        if self.member.state() == Membership::Idle && !self.ended {
+            (self.kafka.send)(KafkaCommand::Shutdown(LEAVE_TIMEOUT));
+            self.ended = true;
+        }
+        if stopping.end_at <= now && !self.ended {
+            tracing::warn!(subscription = %self.settings.name, "the drain did not end in time");
+            if self.member.state() != Membership::Leaving {
+                (self.kafka.send)(KafkaCommand::Shutdown(Duration::from_secs(1)));
+            }
+            self.ended = true;
+        }
+    }
+
+    fn publish(&self) {
+        let resting = self.rest || self.stopping.is_some();
+        self.kafka.gate.resting.store(resting, Ordering::Relaxed);
+        let changed = self.state.send_if_modified(|state| {
+            let now = State {
+                kafka: self.kafka_state.clone(),
+                membership: self.member.state(),
+                paused: self.paused,
+                ended: false,
+            };
+            let changed = *state != now;
+            *state = now;
+            changed
+        });
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// How long the driver may sleep.
+    fn wait(&self, now: Millis) -> Duration {
+        let stopping = self.stopping.map(|stopping| stopping.end_at);
+        let wake_at = [self.engine.wake_at(), self.member.leave_at(), self.leave_until, stopping]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(Millis(u64::MAX));
+        Duration::from_millis(wake_at.0.saturating_sub(now.0).min(TURN_MS_MAX))
+    }
+
+    /// The end: streams end OK, requests that still wait are refused.
+    fn finish(&mut self) {
+        for (_, seat) in self.seats.drain() {
+            self.registry.remove(&seat.token);
+            if let Some(link) = seat.link {
+                link.end(Ok(()));
+            }
+        }
+        self.requests.close();
+        while let Ok(request) = self.requests.try_recv() {
+            super::refuse(request);
+        }
+        self.state.send_modify(|state| state.ended = true);
+        self.changed.notify_one();
+    }
+}

@@ -1,0 +1,139 @@
+//! What Kafka tells the driver.
+
+use std::sync::atomic::Ordering;
+
+use sluice_core::{Assignment, Millis, Restored, RevokeReason, TopicPartition};
+use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState, ResetCause};
+
+use super::driver::Driver;
+use super::membership::Membership;
+use crate::error::Error;
+
+impl Driver {
+    pub(super) fn on_kafka(&mut self, now: Millis, event: KafkaEvent) {
+        if let KafkaEvent::Records { bytes, .. } = &event {
+            self.kafka.gate.queued_bytes.fetch_sub(*bytes, Ordering::AcqRel);
+        }
+        match event {
+            KafkaEvent::State(state) => self.on_state(now, state),
+            KafkaEvent::Left => self.on_left(),
+            // Of a membership that is over: what it owned is given up already.
+            _ if !self.member.listens() => {}
+            event => self.on_member_event(now, event),
+        }
+    }
+
+    fn on_member_event(&mut self, now: Millis, event: KafkaEvent) {
+        match event {
+            KafkaEvent::Records { partition, epoch, records, .. } => {
+                self.engine.records(now, &partition, epoch, records);
+            }
+            KafkaEvent::Position { partition, epoch, next } => self.engine.position(now, &partition, epoch, next),
+            KafkaEvent::Committed { partition, epoch, result } => {
+                self.engine.commit_result(now, &partition, epoch, result);
+            }
+            KafkaEvent::Assigned(assignment) => self.on_assigned(now, assignment),
+            KafkaEvent::Revoking { partitions, grace } => {
+                let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+                self.on_revoking(now, partitions, Millis(now.0.saturating_add(grace_ms)));
+            }
+            KafkaEvent::Lost(partitions) => self.on_lost(now, &partitions),
+            KafkaEvent::Reset { partition, cause } => self.on_reset(now, partition, cause),
+            KafkaEvent::LostToRetention { partition, from, to } => {
+                self.counts.lost_to_retention += u64::try_from(to.0.saturating_sub(from.0)).unwrap_or_default();
+                tracing::error!(
+                    subscription = %self.settings.name, %partition, from = from.0, to = to.0,
+                    "retention passed the position: records were deleted before anyone saw them"
+                );
+                self.engine.position(now, &partition, self.epoch_of(now, &partition), to);
+            }
+            KafkaEvent::CommitRewound(partition) => {
+                self.counts.commits_rewound += 1;
+                tracing::warn!(subscription = %self.settings.name, %partition, "a commit was rewound by another");
+                self.engine.commit_rewound(now, &partition);
+            }
+            KafkaEvent::Watermarks { partition, low, high } => {
+                self.watermarks.insert(partition, (low, high));
+            }
+            KafkaEvent::State(_) | KafkaEvent::Left => {}
+        }
+    }
+
+    fn epoch_of(&self, now: Millis, partition: &TopicPartition) -> sluice_core::Epoch {
+        let views = self.engine.partitions(now);
+        views.iter().find(|view| view.partition == *partition).map_or(sluice_core::Epoch(0), |view| view.epoch)
+    }
+
+    fn on_assigned(&mut self, now: Millis, assignment: Assignment) {
+        let partition = assignment.partition.clone();
+        let next = assignment.next.0;
+        let restored = self.engine.assigned(now, assignment);
+        tracing::info!(subscription = %self.settings.name, %partition, next, ?restored, "partition assigned");
+        if restored == Restored::Ignored {
+            tracing::warn!(subscription = %self.settings.name, %partition, "the commit's metadata is not ours: ignored");
+        }
+        self.ever_assigned = true;
+        self.assigned.insert(partition.clone());
+        if self.member.state() == Membership::Draining {
+            let deadline = self.drain_deadline(now);
+            self.engine.revoking(now, &[partition], deadline);
+        }
+    }
+
+    fn on_revoking(&mut self, now: Millis, partitions: Vec<TopicPartition>, deadline: Millis) {
+        let (ours, others): (Vec<_>, Vec<_>) =
+            partitions.into_iter().partition(|partition| self.assigned.contains(partition));
+        // What we gave up already needs no drain, only the answer.
+        for partition in others {
+            (self.kafka.send)(KafkaCommand::Revoked(partition));
+        }
+        tracing::info!(subscription = %self.settings.name, partitions = ours.len(), "partitions to hand over");
+        self.engine.revoking(now, &ours, deadline);
+        self.revoking.extend(ours);
+    }
+
+    fn on_lost(&mut self, now: Millis, partitions: &[TopicPartition]) {
+        tracing::warn!(subscription = %self.settings.name, partitions = partitions.len(), "partitions lost");
+        self.engine.lost(now, partitions, RevokeReason::Reassigned);
+        for partition in partitions {
+            self.forget_partition(partition);
+        }
+    }
+
+    pub(super) fn forget_partition(&mut self, partition: &TopicPartition) {
+        self.assigned.remove(partition);
+        self.revoking.remove(partition);
+        self.watermarks.remove(partition);
+    }
+
+    fn on_reset(&mut self, now: Millis, partition: TopicPartition, cause: ResetCause) {
+        match cause {
+            ResetCause::TopicRecreated => self.counts.topics_recreated += 1,
+            ResetCause::LogTruncated => self.counts.log_truncated += 1,
+        }
+        tracing::error!(subscription = %self.settings.name, %partition, ?cause, "the log is not the one that was read");
+        self.engine.lost(now, std::slice::from_ref(&partition), RevokeReason::Reassigned);
+        self.forget_partition(&partition);
+    }
+
+    fn on_state(&mut self, now: Millis, state: KafkaState) {
+        if state != self.kafka_state {
+            tracing::info!(subscription = %self.settings.name, ?state, "kafka");
+        }
+        self.kafka_state = state;
+        // Streams that never had a partition are told; others wait, for a topic may be on its way back.
+        if let KafkaState::TopicMissing(topic) = &self.kafka_state
+            && !self.ever_assigned
+        {
+            let error = Error::TopicMissing(topic.clone());
+            let sessions: Vec<_> = self.seats.keys().copied().collect();
+            for session in sessions {
+                self.engine.close(now, session, sluice_core::End::Drained);
+                if let Some(link) = self.seats.get_mut(&session).and_then(|seat| seat.link.take()) {
+                    link.end(Err(error.clone().into()));
+                }
+                self.forget_session(session);
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One subscription on this node: a cheap handle, and the driver task that owns the engine.
+//!
+//! Contract: the driver's turn is select → event → synchronous `handle` → outputs. It alone touches the engine and the
+//! table of sessions. Requests come through one queue, in order; a session's input is one request however much it holds.
+
+pub(crate) mod clock;
+mod driver;
+mod events;
+mod membership;
+mod outputs;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use sluice_core::{Open, PartitionView, Policy, Rejection, SessionId, SessionView, Settlements, Stats};
+use sluice_kafka::{FetchGate, KafkaCommand, KafkaEvent, KafkaState};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::error::Error;
+use crate::session::{Link, Profile};
+pub(crate) use membership::Membership;
+
+/// A driver answers a view within this; else the caller goes on without it.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// From a session's name on the wire to its engine.
+pub(crate) type SessionRegistry = DashMap<Arc<str>, (Arc<str>, SessionId)>;
+
+/// What the driver needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) name: Arc<str>,
+    pub(crate) policy: Policy,
+    pub(crate) session_timeout: Duration,
+    /// A node that was away for this long has lost its partitions, whatever it thinks.
+    pub(crate) kafka_session_timeout: Duration,
+    pub(crate) revoke_grace: Duration,
+    /// `None`: the group is joined at start and left at the end.
+    pub(crate) leave_delay: Option<Duration>,
+    /// What a stream that reached its age is given to settle.
+    pub(crate) drain_grace: Duration,
+}
+
+/// The Kafka threads, as the driver sees them: a closure, so that tests need no broker.
+pub(crate) struct KafkaPort {
+    pub(crate) send: Box<dyn Fn(KafkaCommand) + Send>,
+    pub(crate) gate: Arc<FetchGate>,
+    pub(crate) events: mpsc::UnboundedReceiver<KafkaEvent>,
+}
+
+/// What is asked of the driver.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// A stream subscribes.
+    Open { link: Arc<Link>, open: Open },
+    /// A stream's inbox holds something.
+    Input(Arc<Link>),
+    /// A stream reached its age.
+    Drain(Arc<Link>),
+    /// A stream ended, with this for its client.
+    Close { link: Arc<Link>, end: sluice_core::End, error: Option<Error> },
+    /// A unary Settle.
+    Settle { session: SessionId, settlements: Settlements, reply: oneshot::Sender<Vec<Rejection>> },
+    /// An operator asks.
+    View(oneshot::Sender<Snapshot>),
+    /// An operator stops the dealing, or lets it go on.
+    SetPaused(bool, oneshot::Sender<()>),
+    /// Drain for this long, leave the group, end.
+    Shutdown(Duration),
+}
+
+/// How a subscription is, for readiness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) kafka: KafkaState,
+    pub(crate) membership: Membership,
+    pub(crate) paused: bool,
+    /// The driver has ended.
+    pub(crate) ended: bool,
+}
+
+/// A partition, with what Kafka said of its log.
+#[derive(Debug, Clone)]
+pub(crate) struct PartitionSnapshot {
+    pub(crate) view: PartitionView,
+    /// Log start and end (last stable offset), where known.
+    pub(crate) watermarks: Option<(i64, i64)>,
+}
+
+/// A session, with what its stream said.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionSnapshot {
+    pub(crate) view: SessionView,
+    pub(crate) token: Arc<str>,
+    /// `None` while it waits for a resume.
+    pub(crate) live: Option<(Profile, std::time::SystemTime)>,
+}
+
+/// All that an operator may ask.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) stats: Stats,
+    pub(crate) partitions: Vec<PartitionSnapshot>,
+    pub(crate) sessions: Vec<SessionSnapshot>,
+    pub(crate) bytes_held: u64,
+    pub(crate) queued_bytes: u64,
+    pub(crate) counts: Counts,
+}
+
+/// What the driver itself counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) rejected_not_held: u64,
+    pub(crate) rejected_stale_epoch: u64,
+    pub(crate) rejected_invalid: u64,
+    pub(crate) commits_rewound: u64,
+    pub(crate) lost_to_retention: u64,
+    pub(crate) log_truncated: u64,
+    pub(crate) topics_recreated: u64,
+    pub(crate) self_fenced: u64,
+    pub(crate) fetch_rests: u64,
+    pub(crate) fetch_resting: bool,
+    pub(crate) partition_holds: u64,
+}
+
+/// The cheap side of a subscription.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) name: Arc<str>,
+    pub(crate) policy: Policy,
+    pub(crate) session_timeout: Duration,
+    requests: mpsc::UnboundedSender<Request>,
+    state: watch::Receiver<State>,
+}
+
+/// Starts the driver.
+pub(crate) fn start(
+    settings: Settings,
+    kafka: KafkaPort,
+    sessions: Arc<SessionRegistry>,
+    changed: Arc<Notify>,
+) -> Arc<Handle> {
+    let (requests, inbox) = mpsc::unbounded_channel();
+    let first = State { kafka: KafkaState::Idle, membership: Membership::Idle, paused: false, ended: false };
+    let (state_sender, state) = watch::channel(first);
+    let handle = Arc::new(Handle {
+        name: settings.name.clone(),
+        policy: settings.policy.clone(),
+        session_timeout: settings.session_timeout,
+        requests,
+        state,
+    });
+    tokio::spawn(driver::Driver::new(settings, kafka, inbox, sessions, state_sender, changed).run());
+    handle
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// Never waits. A driver that has ended drops it.
+    pub(crate) fn send(&self, request: Request) {
+        if let Err(mpsc::error::SendError(request)) = self.requests.send(request) {
+            refuse(request);
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Everything an operator may ask.
+    pub(crate) async fn view(&self) -> Result<Snapshot, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::View(reply));
+        match timeout(VIEW_TIMEOUT, answer).await {
+            Ok(Ok(snapshot)) => Ok(snapshot),
+            _ => Err(Error::Stopped),
+        }
+    }
+
+    pub(crate) async fn set_paused(&self, paused: bool) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::SetPaused(paused, reply));
+        answer.await.map_err(|_| Error::Stopped)
+    }
+
+    pub(crate) async fn settle(&self, session: SessionId, settlements: Settlements) -> Result<Vec<Rejection>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Settle { session, settlements, reply });
+        answer.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Drains for at most this long and waits for the end.
+    pub(crate) async fn shutdown(&self, deadline: Duration) {
+        self.send(Request::Shutdown(deadline));
+        let mut state = self.state.clone();
+        let _ = state.wait_for(|state| state.ended).await;
+    }
+}
+
+/// A request that no driver will read: a stream hears so, other callers see their reply dropped.
+fn refuse(request: Request) {
+    if let Request::Open { link, .. } | Request::Close { link, .. } = request {
+        link.end(Err(Error::ShuttingDown.into()));
+    }
+}
+
+/// A session's row in the driver's table.
+#[derive(Debug)]
+struct Seat {
+    /// The live stream; `None` while the session waits for a resume.
+    link: Option<Arc<Link>>,
+    token: Arc<str>,
+}
+
+type Seats = HashMap<SessionId, Seat>;

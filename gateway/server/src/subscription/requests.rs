@@ -1,0 +1,180 @@
+//! What streams and operators ask of the driver.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sluice_core::{End, Millis, Open, Opened, Resumed};
+use sluice_kafka::KafkaState;
+use sluice_proto::v1::{self, consume_response::Response};
+
+use super::driver::{Driver, Stopping};
+use super::{PartitionSnapshot, Request, Seat, SessionSnapshot, Snapshot};
+use crate::error::Error;
+use crate::session::{Input, Link, encode};
+
+impl Driver {
+    pub(super) fn on_request(&mut self, now: Millis, request: Request) {
+        match request {
+            Request::Open { link, open } => self.on_open(now, &link, open),
+            Request::Input(link) => self.on_input(now, &link),
+            Request::Drain(link) => self.on_drain(now, &link),
+            Request::Close { link, end, error } => self.on_close(now, &link, end, error),
+            Request::Settle { session, settlements, reply } => {
+                if let Some(link) = self.seats.get(&session).and_then(|seat| seat.link.clone()) {
+                    self.on_input(now, &link);
+                }
+                let known = self.seats.contains_key(&session).then_some(session);
+                let rejections = self.engine.settle_unary(now, known, settlements);
+                self.count_rejections(&rejections);
+                let _ = reply.send(rejections);
+            }
+            Request::View(reply) => drop(reply.send(self.snapshot(now))),
+            Request::SetPaused(paused, reply) => {
+                self.paused = paused;
+                self.engine.set_paused(now, paused);
+                let _ = reply.send(());
+            }
+            Request::Shutdown(deadline) => self.on_shutdown(now, deadline),
+        }
+    }
+
+    fn on_open(&mut self, now: Millis, link: &Arc<Link>, open: Open) {
+        if self.stopping.is_some() {
+            return link.end(Err(Error::ShuttingDown.into()));
+        }
+        if let KafkaState::TopicMissing(topic) = &self.kafka_state
+            && self.assigned.is_empty()
+        {
+            return link.end(Err(Error::TopicMissing(topic.clone()).into()));
+        }
+        let opened = self.engine.open(now, open);
+        let session = opened.session;
+        link.set_session(session);
+        let token = self.seat(&opened, link);
+        let subscribed = v1::Subscribed {
+            session_id: token.to_string(),
+            held: opened.held.into_iter().map(encode::leases).collect(),
+            ack_timeout: Some(encode::duration(Duration::from_millis(opened.ack_timeout_ms))),
+            session_timeout: Some(encode::duration(self.settings.session_timeout)),
+            ordering: v1::Ordering::None.into(),
+            subscription: self.settings.name.to_string(),
+            revision: sluice_proto::REVISION,
+        };
+        link.send(encode::frame(Response::Subscribed(subscribed)));
+        tracing::debug!(subscription = %self.settings.name, session = session.0, peer = %link.profile.peer, "session opened");
+    }
+
+    /// Gives the stream its session's place; the one that had it is told why it ends.
+    fn seat(&mut self, opened: &Opened, link: &Arc<Link>) -> Arc<str> {
+        if let Some(seat) = self.seats.get_mut(&opened.session) {
+            if let Some(old) = seat.link.replace(link.clone()) {
+                debug_assert_eq!(opened.resumed, Resumed::Superseding, "a live stream is superseded, nothing else");
+                let drained = old.drained.load(Ordering::Acquire);
+                let by = link.profile.peer.clone();
+                old.end(if drained { Ok(()) } else { Err(Error::Superseded { by }.into()) });
+            }
+            return seat.token.clone();
+        }
+        let token: Arc<str> = crate::random::session_token().into();
+        self.registry.insert(token.clone(), (self.settings.name.clone(), opened.session));
+        self.seats.insert(opened.session, Seat { link: Some(link.clone()), token: token.clone() });
+        token
+    }
+
+    /// Whether this stream is the one that its session has now. A superseded one is not, and what it says is void.
+    fn is_current(&self, link: &Arc<Link>) -> bool {
+        let seat = link.session().and_then(|session| self.seats.get(&session));
+        seat.and_then(|seat| seat.link.as_ref()).is_some_and(|current| Arc::ptr_eq(current, link))
+    }
+
+    fn on_input(&mut self, now: Millis, link: &Arc<Link>) {
+        let inputs = link.take_inputs();
+        let Some(session) = link.session() else { return };
+        if !self.is_current(link) {
+            return;
+        }
+        for input in inputs {
+            match input {
+                Input::Window(window) => self.engine.window(now, session, window),
+                Input::Settle(settlements) => self.engine.settle(now, session, settlements),
+            }
+        }
+    }
+
+    fn on_drain(&mut self, now: Millis, link: &Arc<Link>) {
+        let Some(session) = link.session().filter(|_| self.is_current(link)) else { return };
+        self.engine.drain_session(now, session);
+        link.send(encode::drain(self.settings.drain_grace, v1::DrainReason::MaxAge));
+    }
+
+    fn on_close(&mut self, now: Millis, link: &Arc<Link>, end: End, error: Option<Error>) {
+        self.on_input(now, link);
+        if let Some(session) = link.session().filter(|_| self.is_current(link)) {
+            self.engine.close(now, session, end);
+            // What the engine still says to it must come before its end.
+            self.pull_outputs(now);
+            self.unseat(session, end);
+        }
+        link.end(error.map_or(Ok(()), |error| Err(error.into())));
+    }
+
+    /// The stream's place is empty; the session's name is forgotten unless the engine keeps the session for a resume.
+    fn unseat(&mut self, session: sluice_core::SessionId, end: End) {
+        let waits =
+            end == End::Broken && self.engine.sessions().iter().any(|view| view.session == session && view.broken);
+        if waits {
+            if let Some(seat) = self.seats.get_mut(&session) {
+                seat.link = None;
+            }
+        } else {
+            self.forget_session(session);
+        }
+    }
+
+    pub(super) fn forget_session(&mut self, session: sluice_core::SessionId) {
+        if let Some(seat) = self.seats.remove(&session) {
+            self.registry.remove(&seat.token);
+        }
+    }
+
+    fn on_shutdown(&mut self, now: Millis, deadline: Duration) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX / 2);
+        // A part of the time is kept for the last commits and for leaving.
+        let reserve_ms = (deadline_ms / 5).min(2_000);
+        let drain_ms = deadline_ms - reserve_ms;
+        self.stopping = Some(Stopping { drain_until: Millis(now.0 + drain_ms), end_at: Millis(now.0 + deadline_ms) });
+        self.member.stop();
+        for (session, seat) in &self.seats {
+            self.engine.drain_session(now, *session);
+            if let Some(link) = &seat.link {
+                link.drained.store(true, Ordering::Release);
+                link.send(encode::drain(Duration::from_millis(drain_ms), v1::DrainReason::Shutdown));
+            }
+        }
+    }
+
+    fn snapshot(&self, now: Millis) -> Snapshot {
+        let partitions = self
+            .engine
+            .partitions(now)
+            .into_iter()
+            .map(|view| PartitionSnapshot { watermarks: self.watermarks.get(&view.partition).copied(), view });
+        let sessions = self.engine.sessions().into_iter().filter_map(|view| {
+            let seat = self.seats.get(&view.session)?;
+            let live = seat.link.as_ref().map(|link| (link.profile.clone(), link.last_seen()));
+            Some(SessionSnapshot { view, token: seat.token.clone(), live })
+        });
+        Snapshot {
+            stats: self.engine.stats(),
+            partitions: partitions.collect(),
+            sessions: sessions.collect(),
+            bytes_held: self.engine.bytes_held(),
+            queued_bytes: self.kafka.gate.queued_bytes.load(Ordering::Relaxed) as u64,
+            counts: self.counts,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The driver against a Kafka that is a pair of channels.
