@@ -1,11 +1,13 @@
 //! What this crate tells the driver, and what the driver tells it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use sluice_core::{Assignment, CommitError, Epoch, NextOffset, Record, TopicPartition};
+
+use crate::signal::Signal;
 
 /// Where a group without a commit begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -212,12 +214,54 @@ pub struct FetchGate {
     pub queued_bytes_max: usize,
     /// Set by the driver: take nothing.
     pub resting: AtomicBool,
+    fetch: OnceLock<Arc<Signal>>,
 }
 
 impl FetchGate {
     /// A gate with a limit.
     #[must_use]
     pub fn new(queued_bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { queued_bytes: AtomicUsize::new(0), queued_bytes_max, resting: AtomicBool::new(false) })
+        Arc::new(Self {
+            queued_bytes: AtomicUsize::new(0),
+            queued_bytes_max,
+            resting: AtomicBool::new(false),
+            fetch: OnceLock::new(),
+        })
+    }
+
+    /// The driver took records that count `bytes` out of the queue.
+    pub fn taken(&self, bytes: usize) {
+        let before = self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        let opened = before >= self.queued_bytes_max && before.saturating_sub(bytes) < self.queued_bytes_max;
+        if opened {
+            self.wake();
+        }
+    }
+
+    /// Take nothing (true), or go on (false).
+    pub fn rest(&self, resting: bool) {
+        self.resting.store(resting, Ordering::Release);
+        if !resting {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn wakes(&self, fetch: &Arc<Signal>) {
+        // The first thread stays: a gate belongs to one subscription.
+        let _already_set = self.fetch.set(Arc::clone(fetch));
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.resting.load(Ordering::Acquire) && self.queued_bytes.load(Ordering::Acquire) < self.queued_bytes_max
+    }
+
+    pub(crate) fn put(&self, bytes: usize) {
+        self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn wake(&self) {
+        if let Some(fetch) = self.fetch.get() {
+            fetch.notify();
+        }
     }
 }

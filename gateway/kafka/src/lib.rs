@@ -2,11 +2,23 @@
 //!
 //! Contract: one [`Subscription`] is a member handle and a fetch handle on threads of their own. Events come through one
 //! queue, in order; commands go in and never block.
+//!
+//! Three threads: `member` joins, answers rebalances and commits; `fetch` takes records, and alone tells the driver what
+//! begins and ends, so that it is told in order; `lookup` alone waits for a broker's answers.
 
+mod config;
+mod fetch;
+mod ffi;
 mod io;
+mod lookup;
+mod member;
+mod messages;
 pub mod mock;
+mod records;
+mod signal;
 mod subscription;
 pub mod tools;
 
+pub use config::check_properties;
 pub use io::{Assignor, FetchGate, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause, Start};
-pub use subscription::Subscription;
+pub use subscription::{Error, Subscription};

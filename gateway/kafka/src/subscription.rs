@@ -1,10 +1,22 @@
 //! The handle of one subscription's threads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::fetch::Fetch;
+use crate::ffi::{Handle, Purpose};
 use crate::io::{FetchGate, KafkaCommand, KafkaConfig, KafkaEvent};
+use crate::lookup::Lookup;
+use crate::member::Member;
+use crate::messages::FetchCommand;
+use crate::signal::Mailbox;
+
+/// Records on their way to the driver, in bytes. Beyond it stands only librdkafka's own prefetch queue.
+const QUEUED_BYTES_MAX: usize = 8 << 20;
+/// A dropped subscription leaves its group within this.
+const DROP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -12,12 +24,20 @@ pub enum Error {
     /// librdkafka did not accept the configuration.
     #[error("kafka: {0}")]
     Config(String),
+    /// A thread could not be started.
+    #[error("kafka: starting a thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// A broker refused, or did not answer in time.
+    #[error("kafka: {0}")]
+    Broker(String),
 }
 
 /// One subscription's threads. Dropping it shuts them down without waiting.
 #[derive(Debug)]
 pub struct Subscription {
     gate: Arc<FetchGate>,
+    member: Arc<Mailbox<KafkaCommand>>,
+    fetch: Arc<Mailbox<FetchCommand>>,
 }
 
 impl Subscription {
@@ -25,13 +45,35 @@ impl Subscription {
     ///
     /// # Errors
     /// When librdkafka refuses a property.
-    pub fn start(_config: KafkaConfig) -> Result<(Self, UnboundedReceiver<KafkaEvent>), Error> {
-        todo!()
+    pub fn start(config: KafkaConfig) -> Result<(Self, UnboundedReceiver<KafkaEvent>), Error> {
+        config.check()?;
+        let config = Arc::new(config);
+        let fetch_handle = Arc::new(Handle::new(Purpose::Fetch, &config.properties_for(Purpose::Fetch))?);
+        let member_handle = Handle::new(Purpose::Member, &config.properties_for(Purpose::Member))?;
+        // Made only to be checked: a subscription that nobody uses is no member.
+        spawn("kafka-drop", move || drop(member_handle))?;
+
+        let (events, receiver) = unbounded_channel();
+        let (member, fetch, lookup) = (Mailbox::new(), Mailbox::new(), Mailbox::new());
+        let gate = FetchGate::new(QUEUED_BYTES_MAX);
+        gate.wakes(fetch.signal());
+
+        let work = Fetch::new(&fetch_handle, &gate, &fetch, &lookup, events.clone())?;
+        spawn("kafka-fetch", move || work.run())?;
+        let work = Lookup::new(&config, fetch_handle, &lookup, &fetch, events.clone());
+        spawn("kafka-lookup", move || work.run())?;
+        let work = Member::new(&config, &member, &fetch, &lookup, events);
+        spawn("kafka-member", move || work.run())?;
+        Ok((Self { gate, member, fetch }, receiver))
     }
 
     /// Sends a command; never blocks.
-    pub fn send(&self, _command: KafkaCommand) {
-        todo!()
+    pub fn send(&self, command: KafkaCommand) {
+        match command {
+            KafkaCommand::Hold(partition) => self.fetch.send(FetchCommand::Hold(partition)),
+            KafkaCommand::Unhold(partition, next) => self.fetch.send(FetchCommand::Unhold(partition, next)),
+            command => self.member.send(command),
+        }
     }
 
     /// The gate between the fetch thread and the driver.
@@ -39,4 +81,15 @@ impl Subscription {
     pub fn gate(&self) -> &Arc<FetchGate> {
         &self.gate
     }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.member.send(KafkaCommand::Shutdown(DROP_WITHIN));
+    }
+}
+
+/// A named thread.
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(Error::Thread)
 }

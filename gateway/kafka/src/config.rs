@@ -1,0 +1,200 @@
+//! librdkafka's properties: what we set, what an operator may set, and what not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::ffi::Purpose;
+use crate::io::{Assignor, KafkaConfig, Protocol};
+use crate::subscription::Error;
+
+/// Names, or beginnings of names ending in `.`, that an operator may set.
+const ALLOWED: &[&str] = &[
+    "security.protocol",
+    "ssl.",
+    "sasl.",
+    "socket.",
+    "broker.address.",
+    "reconnect.backoff.ms",
+    "reconnect.backoff.max.ms",
+    "retry.backoff.ms",
+    "retry.backoff.max.ms",
+    "connections.max.idle.ms",
+    "client.dns.lookup",
+    "client.rack",
+    "debug",
+    "log_level",
+    "check.crcs",
+    "fetch.wait.max.ms",
+    "fetch.min.bytes",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "max.partition.fetch.bytes",
+    "fetch.error.backoff.ms",
+    "fetch.queue.backoff.ms",
+    "receive.message.max.bytes",
+    "message.max.bytes",
+    "isolation.level",
+    "max.poll.interval.ms",
+    "metadata.max.age.ms",
+    "metadata.recovery.strategy",
+    "metadata.recovery.rebootstrap.trigger.ms",
+    "group.remote.assignor",
+    "api.version.request.timeout.ms",
+];
+
+/// Names that an operator may be tempted to set, and why not.
+const REFUSED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "set `brokers` in `[kafka]`"),
+    ("metadata.broker.list", "set `brokers` in `[kafka]`"),
+    ("group.id", "set `group` in the subscription"),
+    ("client.id", "the gateway sets it"),
+    ("group.protocol", "set `protocol` in the subscription"),
+    ("partition.assignment.strategy", "set `assignor` in the subscription"),
+    ("session.timeout.ms", "set `kafka_session_timeout` in the subscription"),
+    ("heartbeat.interval.ms", "set `heartbeat_interval` in the subscription"),
+    ("enable.auto.commit", "the gateway commits, and only what is done"),
+    ("enable.auto.offset.store", "the gateway commits, and only what is done"),
+    ("auto.commit.interval.ms", "set `commit_interval` in the subscription"),
+    ("auto.offset.reset", "set `start` in the subscription; what is out of range later is never skipped in silence"),
+    ("topic.metadata.refresh.interval.ms", "set `metadata_refresh` in the subscription"),
+    ("queued.max.messages.kbytes", "set `prefetch` in the subscription"),
+    ("queued.min.messages", "set `prefetch` in the subscription"),
+    ("group.instance.id", "a member that is made anew must be a new one, or an old commit could rewind its successor"),
+    ("sasl.oauthbearer.method", "OAUTHBEARER is not supported yet"),
+    ("sasl.oauthbearer.config", "OAUTHBEARER is not supported yet"),
+];
+
+/// Checks properties that an operator set, by name.
+///
+/// # Errors
+/// Names the property that is refused, and what to do instead.
+pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Error> {
+    for (name, value) in properties {
+        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == name) {
+            return Err(Error::Config(format!("property {name} cannot be set here: {why}")));
+        }
+        let allowed =
+            ALLOWED.iter().any(|allowed| name == allowed || allowed.ends_with('.') && name.starts_with(allowed));
+        if !allowed {
+            return Err(Error::Config(format!(
+                "property {name} is not on the list of properties that can be passed to librdkafka"
+            )));
+        }
+        if value.contains('\0') {
+            return Err(Error::Config(format!("the value of property {name} contains a NUL")));
+        }
+    }
+    Ok(())
+}
+
+impl KafkaConfig {
+    /// How long the group waits for a silent member. The broker's default where the broker decides.
+    pub(crate) fn session_timeout(&self) -> Duration {
+        match self.protocol {
+            Protocol::Classic { session_timeout, .. } => session_timeout,
+            Protocol::Consumer => Duration::from_secs(45),
+        }
+    }
+
+    /// A rebalance must be answered before the group evicts us for it: at half of `max.poll.interval.ms` at the latest.
+    pub(crate) fn answer_within(&self) -> Duration {
+        let poll_ms = self.properties.get("max.poll.interval.ms").and_then(|ms| ms.parse().ok()).unwrap_or(300_000);
+        Duration::from_millis(poll_ms) / 2
+    }
+
+    /// What a drain may take, of what the configuration wishes.
+    pub(crate) fn grace(&self) -> Duration {
+        self.revoke_grace.min(Duration::from_secs(10)).min(self.answer_within())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_properties(&self.properties)?;
+        let strings = [("brokers", &self.brokers), ("group", &self.group), ("client.id", &self.client_id)];
+        for (name, value) in strings.into_iter().chain(self.topics.iter().map(|topic| ("topics", topic))) {
+            if value.is_empty() || value.contains('\0') {
+                return Err(Error::Config(format!("{name}: {value:?} is empty or contains a NUL")));
+            }
+        }
+        if self.topics.is_empty() {
+            return Err(Error::Config("topics: none is named".to_owned()));
+        }
+        if self.topics.iter().any(|topic| topic.starts_with('^')) {
+            return Err(Error::Config("topics: a pattern (^...) is not supported".to_owned()));
+        }
+        if self.client_id.len() > 200 {
+            return Err(Error::Config(format!("client.id: {} bytes, at most 200 are allowed", self.client_id.len())));
+        }
+        Ok(())
+    }
+
+    /// The properties of one of the two handles.
+    pub(crate) fn properties_for(&self, purpose: Purpose) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        let mut set = |name: &str, value: String| {
+            all.insert(name.to_owned(), value);
+        };
+        set("bootstrap.servers", self.brokers.clone());
+        set("client.id", self.client_id.clone());
+        set("group.id", self.group.clone());
+        set("enable.auto.commit", "false".to_owned());
+        set("enable.auto.offset.store", "false".to_owned());
+        set("topic.metadata.refresh.interval.ms", self.metadata_refresh.as_millis().max(10).to_string());
+        // A broker that comes back is found within a second, not ten.
+        set("reconnect.backoff.ms", "50".to_owned());
+        set("reconnect.backoff.max.ms", "1000".to_owned());
+        // Where a partition begins is always decided by us: librdkafka must never guess.
+        set("auto.offset.reset", "error".to_owned());
+        match purpose {
+            Purpose::Fetch => {
+                set("isolation.level", "read_committed".to_owned());
+                set("queued.max.messages.kbytes", self.prefetch_kib.max(1).to_string());
+                // With the default of 1,000 ms a full queue stops fetching for a second.
+                set("fetch.queue.backoff.ms", "5".to_owned());
+            }
+            Purpose::Member => match &self.protocol {
+                Protocol::Classic { assignor, session_timeout, heartbeat_interval } => {
+                    let strategy = match assignor {
+                        Assignor::CooperativeSticky => "cooperative-sticky",
+                        Assignor::Range => "range",
+                        Assignor::RoundRobin => "roundrobin",
+                    };
+                    set("partition.assignment.strategy", strategy.to_owned());
+                    set("session.timeout.ms", session_timeout.as_millis().to_string());
+                    set("heartbeat.interval.ms", heartbeat_interval.as_millis().to_string());
+                }
+                Protocol::Consumer => set("group.protocol", "consumer".to_owned()),
+            },
+        }
+        for (name, value) in &self.properties {
+            all.insert(name.clone(), value.clone());
+        }
+        if purpose == Purpose::Fetch {
+            // The fetch handle never joins, and the protocol's own properties would be refused.
+            all.remove("group.remote.assignor");
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn properties(name: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(name.to_owned(), "1".to_owned())])
+    }
+
+    #[test]
+    fn security_and_fetch_properties_pass() {
+        for name in ["ssl.ca.location", "sasl.username", "security.protocol", "fetch.wait.max.ms"] {
+            check_properties(&properties(name)).expect(name);
+        }
+    }
+
+    #[test]
+    fn a_property_of_ours_is_refused_with_what_to_do_instead() {
+        let error = check_properties(&properties("session.timeout.ms")).expect_err("refused").to_string();
+        assert!(error.contains("session.timeout.ms") && error.contains("kafka_session_timeout"), "{error}");
+        check_properties(&properties("no.such")).expect_err("unknown");
+    }
+}

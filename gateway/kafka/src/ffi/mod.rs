@@ -1,0 +1,47 @@
+//! Safe wrappers around the part of librdkafka's C API that rust-rdkafka does not bind. All `unsafe` of the crate is
+//! in here.
+//!
+//! Ownership: a [`Queue`] holds its [`Handle`], so a queue is always destroyed before its client, as librdkafka wants.
+#![expect(unsafe_code, reason = "librdkafka is a C library")]
+
+mod admin;
+mod batch;
+mod event;
+mod handle;
+mod list;
+
+pub(crate) use batch::{Batch, MessageView};
+pub(crate) use event::{Event, Queue};
+pub(crate) use handle::{Handle, Purpose};
+pub(crate) use list::{List, OFFSET_NONE, PartitionResult};
+pub(crate) use rdkafka_sys::bindings::rd_kafka_resp_err_t as Code;
+
+use std::ffi::{CStr, CString, c_char};
+
+use rdkafka_sys::bindings as sys;
+
+pub(crate) const OK: Code = Code::RD_KAFKA_RESP_ERR_NO_ERROR;
+
+/// The symbolic name of a code, such as `ILLEGAL_GENERATION`.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    // SAFETY: librdkafka returns a pointer to a static string for every code.
+    let name = unsafe { CStr::from_ptr(sys::rd_kafka_err2name(code)) };
+    name.to_str().unwrap_or("UNKNOWN")
+}
+
+/// A name for C. Names with a NUL are refused when a subscription starts, so what is left of them never matters.
+fn c_string(name: &str) -> CString {
+    CString::new(name).unwrap_or_default()
+}
+
+/// A C string as an owned one; null is empty.
+///
+/// # Safety
+/// `text` is null, or points to a NUL-terminated string that lives for the call.
+unsafe fn owned(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}

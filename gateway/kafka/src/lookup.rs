@@ -1,0 +1,380 @@
+//! The lookup thread: everything that waits for a broker's answer. Where a partition begins, what an offset out of
+//! range means, whether commits still stand, how Kafka is.
+//!
+//! A partition is never forgotten: its lookup is repeated until it works or the partition is not ours any more.
+
+mod facts;
+mod state;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::ffi::{Code, Handle, List, OK, PartitionResult, code_name};
+use crate::io::{KafkaConfig, KafkaEvent, ResetCause, Start};
+use crate::messages::{Decision, FetchCommand, LookupCommand, Token};
+use crate::signal::Mailbox;
+
+use facts::{Topics, new_epoch};
+use state::Health;
+
+/// One try to get an answer.
+const TRY_WITHIN: Duration = Duration::from_secs(5);
+/// Between tries.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// How often watermarks are read.
+const WATERMARKS_EVERY: Duration = Duration::from_secs(5);
+/// Watermarks cost a request a partition: at most this many in one go, the rest at the next.
+const WATERMARKS_AT_ONCE: usize = 64;
+/// How often committed values are read back, after the first time.
+const READ_BACK_EVERY: Duration = Duration::from_secs(60);
+
+/// A partition that is ours and began.
+struct Active {
+    token: Token,
+    /// The last offset that Kafka acknowledged.
+    acknowledged: Option<i64>,
+    read_back_at: Instant,
+    watermarks_at: Instant,
+}
+
+struct OutOfRange {
+    partition: TopicPartition,
+    token: Token,
+    epoch: Epoch,
+    next: NextOffset,
+}
+
+/// The state of the thread.
+pub(crate) struct Lookup {
+    config: Arc<KafkaConfig>,
+    handle: Arc<Handle>,
+    commands: Arc<Mailbox<LookupCommand>>,
+    fetch: Arc<Mailbox<FetchCommand>>,
+    events: UnboundedSender<KafkaEvent>,
+    waiting: Vec<(TopicPartition, Token)>,
+    out_of_range: Vec<OutOfRange>,
+    active: HashMap<TopicPartition, Active>,
+    topics: Topics,
+    health: Health,
+    retry_at: Instant,
+    ids_at: Instant,
+}
+
+impl Lookup {
+    pub(crate) fn new(
+        config: &Arc<KafkaConfig>,
+        handle: Arc<Handle>,
+        commands: &Arc<Mailbox<LookupCommand>>,
+        fetch: &Arc<Mailbox<FetchCommand>>,
+        events: UnboundedSender<KafkaEvent>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            config: Arc::clone(config),
+            handle,
+            commands: Arc::clone(commands),
+            fetch: Arc::clone(fetch),
+            health: Health::new(events.clone()),
+            events,
+            waiting: Vec::new(),
+            out_of_range: Vec::new(),
+            active: HashMap::new(),
+            topics: Topics::default(),
+            retry_at: now,
+            ids_at: now,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        loop {
+            while let Some(command) = self.commands.take() {
+                if matches!(command, LookupCommand::Stop) {
+                    return;
+                }
+                self.handle(command);
+            }
+            let now = Instant::now();
+            if now >= self.retry_at && !(self.waiting.is_empty() && self.out_of_range.is_empty()) {
+                self.retry_at = now + RETRY_AFTER;
+                self.begin_waiting();
+                self.decide_out_of_range();
+                continue;
+            }
+            self.topics.note_fresh(&self.handle, &self.config, TRY_WITHIN);
+            self.health.probe(&self.handle, &self.config.topics);
+            self.check_ids();
+            self.read_back();
+            self.watermarks();
+            let idle = self.waiting.is_empty() && self.out_of_range.is_empty();
+            self.commands.signal().wait(if idle { Duration::from_millis(500) } else { RETRY_AFTER });
+        }
+    }
+
+    fn handle(&mut self, command: LookupCommand) {
+        match command {
+            LookupCommand::Joining => {
+                self.topics.joining();
+                self.health.joined(true);
+            }
+            LookupCommand::Idle => self.health.joined(false),
+            LookupCommand::Begin(partition, token) => {
+                self.health.a_group_answered();
+                self.waiting.retain(|(waiting, _)| *waiting != partition);
+                self.waiting.push((partition, token));
+                self.retry_at = Instant::now();
+            }
+            LookupCommand::Forget(partition) => {
+                self.waiting.retain(|(waiting, _)| *waiting != partition);
+                self.out_of_range.retain(|it| it.partition != partition);
+                self.active.remove(&partition);
+            }
+            LookupCommand::OutOfRange { partition, token, epoch, next } => {
+                self.out_of_range.push(OutOfRange { partition, token, epoch, next });
+                self.retry_at = Instant::now();
+            }
+            LookupCommand::Acknowledged(partition, next) => {
+                if let Some(active) = self.active.get_mut(&partition) {
+                    active.acknowledged = Some(next.0);
+                }
+            }
+            LookupCommand::Trouble(code, text) => {
+                self.health.trouble(code, &text);
+                if matches!(
+                    code,
+                    Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                        | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID
+                        | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+                ) {
+                    self.ids_at = self.ids_at.min(Instant::now() + Duration::from_secs(1));
+                }
+            }
+            LookupCommand::Stop => {}
+        }
+    }
+
+    /// The receiver is gone only when the subscription is being dropped: then nobody needs to hear it.
+    fn tell(&self, event: KafkaEvent) {
+        let _receiver_gone = self.events.send(event);
+    }
+
+    // === where a partition begins ===
+
+    fn begin_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting: Vec<_> = self.waiting.iter().map(|(partition, _)| partition.clone()).collect();
+        let committed = match self.handle.committed(&List::of(&waiting), TRY_WITHIN) {
+            Ok(committed) => committed,
+            Err(code) => {
+                tracing::warn!(group = self.config.group, code = code_name(code), "committed offsets were not read");
+                self.health.trouble(code, "committed offsets were not read");
+                return;
+            }
+        };
+        let topics: HashSet<Arc<str>> = waiting.iter().map(|partition| Arc::clone(&partition.topic)).collect();
+        for topic in &topics {
+            self.refresh_id(topic);
+        }
+        let mut commits_of = HashMap::new();
+        for result in committed {
+            let Some(index) = self.waiting.iter().position(|(partition, _)| *partition == result.partition) else {
+                continue;
+            };
+            match self.assignment(&result, &mut commits_of) {
+                Ok(assignment) => {
+                    let (partition, token) = self.waiting.swap_remove(index);
+                    self.begin(partition, token, assignment);
+                }
+                Err(code) => {
+                    tracing::warn!(partition = %result.partition, code = code_name(code), "not known where to begin");
+                    self.health.trouble(code, "where to begin is not known");
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, partition: TopicPartition, token: Token, assignment: Assignment) {
+        tracing::info!(
+            %partition,
+            next = assignment.next.0,
+            committed = !assignment.commit_now,
+            topic_hash = assignment.topic_hash,
+            "begins"
+        );
+        let now = Instant::now();
+        let acknowledged = (!assignment.commit_now).then_some(assignment.next.0);
+        let active =
+            Active { token, acknowledged, read_back_at: now + self.config.session_timeout(), watermarks_at: now };
+        self.active.insert(partition, active);
+        self.fetch.send(FetchCommand::Begin(token, assignment));
+    }
+
+    fn assignment(
+        &self,
+        committed: &PartitionResult,
+        commits_of: &mut HashMap<Arc<str>, Vec<PartitionResult>>,
+    ) -> Result<Assignment, Code> {
+        if committed.code != OK {
+            return Err(committed.code);
+        }
+        let partition = &committed.partition;
+        let mut assignment = Assignment {
+            partition: partition.clone(),
+            epoch: new_epoch(),
+            next: NextOffset(committed.offset),
+            metadata: committed.metadata.clone(),
+            topic_hash: self.topics.hash(&partition.topic),
+            commit_now: false,
+        };
+        if committed.offset >= 0 {
+            return Ok(assignment);
+        }
+        if !commits_of.contains_key(&partition.topic) {
+            commits_of.insert(Arc::clone(&partition.topic), self.topics.commits(&self.handle, &partition.topic)?);
+        }
+        let start = if self.topics.start_applies(partition, &commits_of[&partition.topic]) {
+            self.config.start
+        } else {
+            Start::Earliest
+        };
+        assignment.next = NextOffset(self.start_offset(partition, start)?);
+        assignment.metadata = None;
+        assignment.commit_now = true;
+        Ok(assignment)
+    }
+
+    fn start_offset(&self, partition: &TopicPartition, start: Start) -> Result<i64, Code> {
+        let (low, high) = self.handle.watermarks(partition, TRY_WITHIN)?;
+        match start {
+            Start::Earliest => Ok(low),
+            Start::Latest => Ok(high),
+            Start::Time(time) => {
+                let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+                let found = self.handle.offsets_for_times(&List::one(partition, millis), TRY_WITHIN)?;
+                let result = found.first().ok_or(Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION)?;
+                match result.code {
+                    OK if result.offset >= 0 => Ok(result.offset),
+                    OK => Ok(high),
+                    code => Err(code),
+                }
+            }
+        }
+    }
+
+    // === offsets that lie ===
+
+    fn decide_out_of_range(&mut self) {
+        for it in std::mem::take(&mut self.out_of_range) {
+            let topic = Arc::clone(&it.partition.topic);
+            if self.refresh_id(&topic) {
+                // Decided for the whole topic, this partition too.
+                continue;
+            }
+            match self.handle.watermarks(&it.partition, TRY_WITHIN) {
+                Ok((low, high)) => self.decide(&it, low, high),
+                Err(code) => {
+                    tracing::warn!(partition = %it.partition, code = code_name(code), "the log's ends were not read");
+                    self.out_of_range.push(it);
+                }
+            }
+        }
+    }
+
+    fn decide(&self, it: &OutOfRange, low: i64, high: i64) {
+        let OutOfRange { partition, token, epoch, next } = it;
+        let decision = if next.0 < low {
+            tracing::error!(%partition, epoch = epoch.0, from = next.0, to = low, "records were lost to retention");
+            Decision::LostToRetention(NextOffset(low))
+        } else if next.0 > high {
+            tracing::error!(%partition, epoch = epoch.0, next = next.0, end = high, "the log was truncated below the position");
+            Decision::Reset(ResetCause::LogTruncated, self.anew(partition, high))
+        } else {
+            tracing::warn!(%partition, next = next.0, low, high, "the position is in the log after all");
+            Decision::Continue
+        };
+        self.fetch.send(FetchCommand::Decided(*token, partition.clone(), decision));
+    }
+
+    /// An assignment in which nothing of what was known counts.
+    fn anew(&self, partition: &TopicPartition, next: i64) -> Assignment {
+        Assignment {
+            partition: partition.clone(),
+            epoch: new_epoch(),
+            next: NextOffset(next),
+            metadata: None,
+            topic_hash: self.topics.hash(&partition.topic),
+            commit_now: true,
+        }
+    }
+
+    /// Reads a topic's id; `true`: the topic was made again, and its partitions begin anew.
+    fn refresh_id(&mut self, topic: &Arc<str>) -> bool {
+        if !self.topics.refresh_id(&self.handle, topic) {
+            return false;
+        }
+        tracing::error!(%topic, "the topic was deleted and made again: it is read from its beginning");
+        let partitions: Vec<_> = self.active.iter().filter(|(it, _)| it.topic == *topic).collect();
+        for (partition, active) in partitions {
+            let low = self.handle.watermarks(partition, TRY_WITHIN).map_or(0, |(low, _)| low);
+            let decision = Decision::Reset(ResetCause::TopicRecreated, self.anew(partition, low));
+            self.fetch.send(FetchCommand::Decided(active.token, partition.clone(), decision));
+        }
+        self.out_of_range.retain(|it| it.partition.topic != *topic);
+        true
+    }
+
+    fn check_ids(&mut self) {
+        if Instant::now() < self.ids_at {
+            return;
+        }
+        self.ids_at = Instant::now() + self.config.metadata_refresh;
+        let topics: HashSet<Arc<str>> = self.active.keys().map(|partition| Arc::clone(&partition.topic)).collect();
+        for topic in &topics {
+            self.refresh_id(topic);
+        }
+    }
+
+    // === what is looked at now and then ===
+
+    /// Reads committed values back: nobody but us fences a commit, so an old one may have rewound ours.
+    fn read_back(&mut self) {
+        let now = Instant::now();
+        let due: Vec<(TopicPartition, i64)> = self
+            .active
+            .iter()
+            .filter(|(_, active)| now >= active.read_back_at)
+            .filter_map(|(partition, active)| active.acknowledged.map(|offset| (partition.clone(), offset)))
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let list = List::of(due.iter().map(|(partition, _)| partition));
+        let Ok(committed) = self.handle.committed(&list, TRY_WITHIN) else { return };
+        for (partition, acknowledged) in due {
+            if let Some(active) = self.active.get_mut(&partition) {
+                active.read_back_at = now + READ_BACK_EVERY;
+            }
+            let Some(found) = committed.iter().find(|it| it.partition == partition && it.code == OK) else { continue };
+            if found.offset < acknowledged {
+                tracing::error!(%partition, acknowledged, found = found.offset, "a commit was rewound by another");
+                self.tell(KafkaEvent::CommitRewound(partition));
+            }
+        }
+    }
+
+    fn watermarks(&mut self) {
+        let now = Instant::now();
+        let due = self.active.iter_mut().filter(|(_, active)| now >= active.watermarks_at).take(WATERMARKS_AT_ONCE);
+        for (partition, active) in due {
+            active.watermarks_at = now + WATERMARKS_EVERY;
+            let Ok((low, high)) = self.handle.watermarks(partition, Duration::from_secs(1)) else { return };
+            let _receiver_gone = self.events.send(KafkaEvent::Watermarks { partition: partition.clone(), low, high });
+        }
+    }
+}
