@@ -5,16 +5,24 @@
 //! Nothing here skips: what the machine lacks is an error that names the command which installs it. Everything that is
 //! started ends with the test binary, however that ends. Failures are panics: this crate is for tests alone.
 
+pub mod crew;
+pub mod gateway;
+pub mod history;
 pub mod kafka;
 pub mod process;
 pub mod scratch;
 pub mod wait;
+pub mod wire;
 
+pub use crew::Crew;
+pub use gateway::{Gateway, GatewayConfig, SubscriptionConfig};
+pub use history::History;
 pub use kafka::broker::{Broker, broker};
 pub use kafka::client::{Kafka, NewRecord, Produced};
 pub use kafka::commits::CommitEntry;
 pub use scratch::unique;
 pub use wait::{eventually, eventually_blocking};
+pub use wire::{Lease, Wire};
 
 /// The deadline for a state that comes soon on an idle machine, and that must come on a busy one too.
 pub const SOON: std::time::Duration = std::time::Duration::from_secs(60);

@@ -82,9 +82,19 @@ pub fn signal(child: &Child, signal: Signal) {
 /// Resident memory of a process, in bytes.
 #[must_use]
 pub fn rss(pid: u32) -> u64 {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process has ever had, in bytes.
+#[must_use]
+pub fn peak_rss(pid: u32) -> u64 {
+    status_bytes(pid, "VmHWM:")
+}
+
+fn status_bytes(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a live process has VmRSS");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("VmRSS is a number of kB") * 1024
+    let line = status.lines().find(|line| line.starts_with(field)).expect("a live process has memory");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number of kB") * 1024
 }
 
 /// The last lines of a log file.

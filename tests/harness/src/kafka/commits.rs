@@ -17,6 +17,8 @@ pub struct CommitEntry {
     pub offset: Option<i64>,
     /// What was written beside it.
     pub metadata: String,
+    /// When Kafka was asked, in milliseconds.
+    pub timestamp_ms: u128,
 }
 
 impl Kafka {
@@ -31,7 +33,10 @@ impl Kafka {
                 if its_group == group {
                     let value = record.payload().map(|value| decode_value(value).expect("a known value version"));
                     let (offset, metadata) = value.map_or((None, String::new()), |(offset, text)| (Some(offset), text));
-                    history.push(CommitEntry { at: record.offset(), topic, partition, offset, metadata });
+                    let timestamp_ms =
+                        record.timestamp().to_millis().and_then(|ms| u128::try_from(ms).ok()).unwrap_or(0);
+                    let at = record.offset();
+                    history.push(CommitEntry { at, topic, partition, offset, metadata, timestamp_ms });
                 }
             });
         }

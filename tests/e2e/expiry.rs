@@ -1,0 +1,84 @@
+//! Leases that run out.
+
+use sluice_proto::v1::{RejectReason, RevokeReason, Settlements};
+use sluice_tests::wire::{Wire, ack, settlement};
+use sluice_tests::{SOON, broker, eventually, unique};
+
+use crate::{committed_is, gateway};
+
+const FAST_RETRY: &str = "retry = { max_attempts = 5, initial_backoff = \"50ms\", max_backoff = \"100ms\" }";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_expires_comes_again_counted_and_its_old_holder_is_told() {
+    let kafka = broker();
+    let topic = kafka.topic("expired", 1);
+    kafka.fill(&topic, 1, 1, 32);
+    let group = unique("expired");
+    let gateway = gateway(&group, &topic, &["ack_timeout = \"1s\"", FAST_RETRY]);
+    let mut slow = Wire::subscribe(&gateway, &group, 1).await;
+    let lease = slow.record().await;
+    assert_eq!(lease.attempts, 0);
+    slow.flow(0, 0);
+    let mut other = Wire::subscribe(&gateway, &group, 1).await;
+    let again = other.record().await;
+    assert_eq!((again.offset, again.attempts), (lease.offset, 1));
+    slow.until("the old holder hears of it", |wire| (!wire.revoked.is_empty()).then_some(())).await;
+    let revoked = slow.revoked.remove(0);
+    assert_eq!((revoked.reason(), revoked.leases), (RevokeReason::Expired, Some(lease.leases())));
+    let late =
+        Settlements { seen: slow.seen, settlements: vec![settlement(lease.leases(), ack())], ..Default::default() };
+    let rejections = slow.ask(late).await;
+    assert_eq!(rejections.len(), 1);
+    assert_eq!((rejections[0].reason(), &rejections[0].leases), (RejectReason::NotHeld, &Some(lease.leases())));
+    assert!(kafka.committed_offset(&group, &topic, 0).unwrap_or(0) == 0, "a late ack commits nothing");
+    other.ack(&[again]);
+    committed_is(kafka, &group, &topic, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_answers_pings_but_settles_nothing_is_dealt_one_record_at_a_time() {
+    let kafka = broker();
+    let topic = kafka.topic("zombie-client", 1);
+    kafka.fill(&topic, 1, 50, 32);
+    let group = unique("zombie-client");
+    let gateway = gateway(&group, &topic, &["ack_timeout = \"1s\"", FAST_RETRY]);
+    let mut wire = Wire::subscribe(&gateway, &group, 10).await;
+    wire.records(10).await;
+    wire.until("all ten expire", |wire| wire.held.is_empty().then_some(())).await;
+    let mut most = 0;
+    for _ in 0..3 {
+        wire.record().await;
+        most = most.max(wire.held.len());
+        wire.until("it expires too", |wire| wire.held.is_empty().then_some(())).await;
+    }
+    assert_eq!(most, 1, "one at a time");
+    let blocked = eventually("an operator is told", SOON, async || {
+        let consumers = gateway.consumers(&group).await;
+        consumers.first().map(|one| one.blocked_on.clone()).filter(|why| why == "unresponsive").ok_or(consumers)
+    });
+    blocked.await;
+    // One settled record, and it has its whole window again.
+    let settled = wire.record().await;
+    wire.ack(&[settled]);
+    wire.until("it is trusted again", |wire| (wire.held.len() == 10).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extended_lease_outlives_its_ack_timeout() {
+    use sluice_proto::v1::{Extend, settlement::Outcome};
+    let kafka = broker();
+    let topic = kafka.topic("extended", 1);
+    kafka.fill(&topic, 1, 2, 32);
+    let group = unique("extended");
+    let gateway = gateway(&group, &topic, &["ack_timeout = \"2s\"", FAST_RETRY]);
+    let mut wire = Wire::subscribe(&gateway, &group, 2).await;
+    let records = wire.records(2).await;
+    let longer = Extend { ack_timeout: Some(prost_types::Duration { seconds: 600, nanos: 0 }) };
+    let rejections = wire.settle_answered(&records[..1], &Outcome::Extend(longer), false).await;
+    assert_eq!(rejections, []);
+    wire.flow(1, 0);
+    wire.until("the other one expires", |wire| (!wire.revoked.is_empty()).then_some(())).await;
+    assert_eq!(wire.revoked[0].leases, Some(records[1].leases()), "only the other one");
+    assert_eq!(wire.settle_answered(&records[..1], &ack(), false).await, []);
+    committed_is(kafka, &group, &topic, 1).await;
+}

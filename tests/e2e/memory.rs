@@ -1,0 +1,120 @@
+//! Memory of the gateway, measured from outside. Its tests run one after another: each looks at the whole process.
+
+use std::time::Duration;
+
+use sluice_proto::v1::settlement::Outcome;
+use sluice_proto::v1::{Ack, Settlements, consume_request::Request};
+use sluice_tests::process::peak_rss;
+use sluice_tests::wire::{Lease, Seen, Wire, settlement};
+use sluice_tests::{Crew, GatewayConfig, History, SOON, SubscriptionConfig, broker, eventually, unique};
+use tokio::sync::Mutex;
+
+const MIB: u64 = 1 << 20;
+
+/// One broker and one machine: side by side these tests would only be slower.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_records_acked_behind_a_stuck_head_cost_less_than_32_mib() {
+    const BEHIND: usize = 1_000_000;
+    const WARM: usize = 100_000;
+    let _guard = ONE_AT_A_TIME.lock().await;
+    let kafka = broker();
+    let topic = kafka.topic("stuck", 1);
+    kafka.fill(&topic, 1, BEHIND + 1, 8);
+    let group = unique("stuck");
+    let lines = SubscriptionConfig::new(&group, &[&topic]).with("span_limit = 2000000").with("ack_timeout = \"1h\"");
+    let gateway = GatewayConfig::new(kafka).subscription(lines).start();
+    let mut wire = Wire::subscribe(&gateway, &group, 5_000).await;
+    let head = wire.record().await;
+    let mut acked = 0;
+    let mut warm_rss = 0;
+    while acked < BEHIND {
+        let batch = wire.records(1).await;
+        let batch: Vec<Lease> = batch.into_iter().chain(wire.inbox.drain(..)).collect();
+        acked += batch.len();
+        wire.ack(&batch);
+        if warm_rss == 0 && acked >= WARM {
+            warm_rss = gateway.rss();
+        }
+    }
+    wire.barrier().await;
+    let grown = gateway.rss().saturating_sub(warm_rss);
+    assert!(grown < 32 * MIB, "from {} to {} MiB", warm_rss / MIB, (warm_rss + grown) / MIB);
+    assert_eq!(kafka.committed_offset(&group, &topic, 0).unwrap_or(0), 0, "nothing passes the head");
+    wire.ack(&[head]);
+    eventually("the commit jumps over a million", SOON, async || match kafka.committed_offset(&group, &topic, 0) {
+        Some(1_000_001) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gibibyte_of_large_records_stays_within_the_byte_budget_and_64_mib() {
+    const RECORD: usize = 100 << 10;
+    const COUNT: usize = (1 << 30) / RECORD;
+    const BUDGET_MIB: u64 = 128;
+    let _guard = ONE_AT_A_TIME.lock().await;
+    let kafka = broker();
+    let topic = kafka.topic("large", 4);
+    // In parts: the producer holds what it writes, and what it wrote.
+    let produced: usize = (0..16).map(|_| kafka.fill(&topic, 4, COUNT / 16, RECORD).len()).sum();
+    let group = unique("large");
+    let gateway = GatewayConfig::new(kafka)
+        .limits(&format!("memory_budget = \"{BUDGET_MIB}MiB\""))
+        .subscription(SubscriptionConfig::new(&group, &[&topic]))
+        .start();
+    let history = History::default();
+    let crew = Crew::new(&gateway, &group, &history).window(4).start(4);
+    eventually("all are acked", Duration::from_secs(180), async || match history.acked() {
+        acked if acked >= produced => Ok(()),
+        acked => Err(acked),
+    })
+    .await;
+    let peak = peak_rss(gateway.pid()) / MIB;
+    assert!(peak < BUDGET_MIB + 64, "{peak} MiB with a budget of {BUDGET_MIB} MiB");
+    crew.stop().await;
+    kafka.delete_topic(&topic);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_at_its_byte_limit_does_not_stop_the_others() {
+    const EACH: usize = 1_000;
+    let _guard = ONE_AT_A_TIME.lock().await;
+    let kafka = broker();
+    let topic = kafka.topic("limit", 3);
+    kafka.fill(&topic, 3, 3 * EACH, 10 << 10);
+    let group = unique("limit");
+    let lines =
+        SubscriptionConfig::new(&group, &[&topic]).with("partition_bytes = \"1MiB\"").with("ack_timeout = \"1h\"");
+    let gateway = GatewayConfig::new(kafka).subscription(lines).start();
+    let mut wire = Wire::subscribe(&gateway, &group, 5_000).await;
+    let mut held = Vec::new();
+    let mut acked = 0;
+    while acked < 2 * EACH {
+        let batch = wire.records(1).await;
+        let (stuck, others): (Vec<Lease>, Vec<Lease>) = batch.into_iter().partition(|lease| lease.partition == 0);
+        held.extend(stuck);
+        acked += others.len();
+        wire.ack(&others);
+    }
+    eventually("the gateway says what holds it up", SOON, async || {
+        let partitions = gateway.partitions(&group).await;
+        let first = partitions.iter().find(|one| one.partition == 0).cloned();
+        first.clone().filter(|one| one.blocked_on == "memory_budget").map(drop).ok_or(first)
+    })
+    .await;
+    assert!(held.len() < EACH, "{} of {EACH} were taken in spite of the limit", held.len());
+    // What is settled makes room, and it goes on.
+    while held.len() < EACH {
+        let lease = held.last().expect("some are held").clone();
+        let settlements = vec![settlement(lease.range(0, i64::MAX), Outcome::Ack(Ack {}))];
+        wire.send(Request::Settle(Settlements { seen: wire.seen, settlements, ..Settlements::default() }));
+        wire.held.clear();
+        match wire.read(Duration::from_millis(100)).await {
+            Seen::Ended(end) => panic!("the stream ended: {end:?}"),
+            Seen::Frame | Seen::Nothing => held.extend(wire.inbox.drain(..)),
+        }
+    }
+}

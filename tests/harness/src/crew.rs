@@ -1,0 +1,129 @@
+//! Sessions that ack all they are dealt, on tasks of their own.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+
+use crate::gateway::Gateway;
+use crate::history::History;
+use crate::wire::{Lease, Seen, Wire, subscribe};
+
+/// What the sessions of a crew do.
+#[derive(Debug, Clone)]
+pub struct Crew {
+    addresses: Vec<String>,
+    subscription: String,
+    window: i32,
+    work: Duration,
+    history: History,
+}
+
+/// A crew at work. Dropping it drops the sessions.
+#[derive(Debug)]
+pub struct AtWork {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Crew {
+    /// Sessions of a subscription that write down what they do.
+    #[must_use]
+    pub fn new(gateway: &Gateway, subscription: &str, history: &History) -> Self {
+        Self {
+            addresses: vec![gateway.address().to_owned()],
+            subscription: subscription.to_owned(),
+            window: 100,
+            work: Duration::ZERO,
+            history: history.clone(),
+        }
+    }
+
+    /// Another gateway to go to when a stream ends.
+    #[must_use]
+    pub fn or(mut self, gateway: &Gateway) -> Self {
+        self.addresses.push(gateway.address().to_owned());
+        self
+    }
+
+    /// With another window than 100.
+    #[must_use]
+    pub fn window(mut self, window: i32) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// With this long between a frame and its acks.
+    #[must_use]
+    pub fn work(mut self, work: Duration) -> Self {
+        self.work = work;
+        self
+    }
+
+    /// Sends so many sessions to work. They come back by themselves when their stream ends.
+    #[must_use]
+    pub fn start(self, sessions: usize) -> AtWork {
+        let (stop, stopped) = watch::channel(false);
+        let tasks = (0..sessions).map(|_| tokio::spawn(self.clone().run(stopped.clone()))).collect();
+        AtWork { stop, tasks }
+    }
+
+    async fn run(self, stopped: watch::Receiver<bool>) {
+        let mut attempt = 0;
+        while !*stopped.borrow() {
+            let address = &self.addresses[attempt % self.addresses.len()];
+            attempt += 1;
+            match self.connect(address).await {
+                Some(mut wire) => self.session(&mut wire, &stopped).await,
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn connect(&self, address: &str) -> Option<Wire> {
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address is a URI");
+        let channel = endpoint.connect_timeout(Duration::from_secs(2)).connect().await.ok()?;
+        let wire = Wire::open(channel, subscribe(&self.subscription, self.window)).await.ok()?;
+        Some(wire.recorded(&self.history))
+    }
+
+    /// Until its stream ends, the gateway drains it, or the crew stops.
+    async fn session(&self, wire: &mut Wire, stopped: &watch::Receiver<bool>) {
+        loop {
+            let seen = wire.read(Duration::from_millis(100)).await;
+            let batch: Vec<Lease> = wire.inbox.drain(..).collect();
+            if !batch.is_empty() {
+                if !self.work.is_zero() {
+                    tokio::time::sleep(self.work).await;
+                }
+                wire.ack(&batch);
+            }
+            if matches!(seen, Seen::Ended(_)) {
+                return;
+            }
+            if wire.drained || *stopped.borrow() {
+                wire.half_close();
+                while !matches!(wire.read(Duration::from_secs(10)).await, Seen::Ended(_) | Seen::Nothing) {}
+                return;
+            }
+        }
+    }
+}
+
+impl AtWork {
+    /// Lets each session settle what it has, closes it, and waits; a session that panicked (dealt more than its window)
+    /// fails the test here.
+    pub async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        for task in std::mem::take(&mut self.tasks) {
+            task.await.expect("a session of the crew failed");
+        }
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}

@@ -1,0 +1,321 @@
+//! The gateway as a process of its own, with a configuration of its own.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use sluice_proto::v1::subscription_service_client::SubscriptionServiceClient;
+use sluice_proto::v1::{Consumer, Partition, Stats};
+use sluice_proto::v1::{GetStatsRequest, ListConsumersRequest, ListPartitionsRequest};
+use tonic::transport::Channel;
+
+use crate::kafka::client::Kafka;
+use crate::process::{self, Signal};
+use crate::{SOON, scratch};
+
+/// What a gateway is started with. Values are lines of its TOML file.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    brokers: String,
+    node: Vec<String>,
+    limits: Vec<String>,
+    subscriptions: Vec<SubscriptionConfig>,
+}
+
+/// One subscription of a `GatewayConfig`. Its group has its name.
+#[derive(Debug, Clone)]
+pub struct SubscriptionConfig {
+    name: String,
+    topics: Vec<String>,
+    lines: Vec<String>,
+}
+
+impl SubscriptionConfig {
+    /// A subscription of these topics. A group whose member was killed is free again after six seconds, the least that
+    /// brokers allow by default.
+    #[must_use]
+    pub fn new(name: &str, topics: &[&str]) -> Self {
+        let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        Self { name: name.to_owned(), topics, lines: Vec::new() }.with("kafka_session_timeout = \"6s\"")
+    }
+
+    /// With another line; one that sets the same key is replaced.
+    #[must_use]
+    pub fn with(mut self, line: &str) -> Self {
+        self.lines.retain(|known| key(known) != key(line));
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    fn render(&self, text: &mut String) {
+        let topics = self.topics.iter().map(|topic| format!("{topic:?}")).collect::<Vec<_>>().join(", ");
+        let _ = write!(text, "\n[subscriptions.{:?}]\ntopics = [{topics}]\n{}\n", self.name, self.lines.join("\n"));
+    }
+}
+
+fn key(line: &str) -> &str {
+    line.split('=').next().unwrap_or_default().trim()
+}
+
+impl GatewayConfig {
+    /// A gateway on this broker, on ports that it chooses itself.
+    #[must_use]
+    pub fn new(kafka: &Kafka) -> Self {
+        Self { brokers: kafka.bootstrap().to_owned(), node: Vec::new(), limits: Vec::new(), subscriptions: Vec::new() }
+    }
+
+    /// With a line for `[node]`.
+    #[must_use]
+    pub fn node(mut self, line: &str) -> Self {
+        self.node.push(line.to_owned());
+        self
+    }
+
+    /// With a line for `[limits]`.
+    #[must_use]
+    pub fn limits(mut self, line: &str) -> Self {
+        self.limits.push(line.to_owned());
+        self
+    }
+
+    /// With a subscription.
+    #[must_use]
+    pub fn subscription(mut self, subscription: SubscriptionConfig) -> Self {
+        self.subscriptions.push(subscription);
+        self
+    }
+
+    fn render(&self) -> String {
+        let mut text = format!(
+            "[node]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n{}\n\n[kafka]\nbrokers = {:?}\n",
+            self.node.join("\n"),
+            self.brokers
+        );
+        if !self.limits.is_empty() {
+            let _ = write!(text, "\n[limits]\n{}\n", self.limits.join("\n"));
+        }
+        self.subscriptions.iter().for_each(|subscription| subscription.render(&mut text));
+        text
+    }
+
+    /// Starts it, and waits until it listens.
+    #[must_use]
+    pub fn start(&self) -> Gateway {
+        let folder = scratch::folder("gateway");
+        fs::write(folder.join("sluice.toml"), self.render()).expect("write the gateway's configuration");
+        let mut gateway = Gateway { folder, child: None, grpc: String::new(), admin: String::new() };
+        gateway.restart();
+        gateway
+    }
+}
+
+/// A running gateway. Ends with its value; when the test fails, the end of its log is printed.
+#[derive(Debug)]
+pub struct Gateway {
+    folder: PathBuf,
+    child: Option<Child>,
+    grpc: String,
+    admin: String,
+}
+
+impl Gateway {
+    /// Where clients connect: `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.grpc
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("gateway.log")
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the gateway runs").id()
+    }
+
+    /// Resident memory, in bytes.
+    #[must_use]
+    pub fn rss(&self) -> u64 {
+        process::rss(self.pid())
+    }
+
+    /// Starts it again after `kill` or `terminate`, with its configuration, on other ports.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let log = File::options().create(true).append(true).open(self.log()).expect("open the gateway's log");
+        let mut command = Command::new(executable());
+        command.arg("serve").arg("--config").arg(self.folder.join("sluice.toml"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let mut child = process::spawn(command).expect("start the gateway");
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        self.child = Some(child);
+        let Some((grpc, admin)) = listening(stdout) else {
+            panic!("the gateway did not say where it listens; the end of its log:\n{}", process::tail(&self.log(), 40));
+        };
+        (self.grpc, self.admin) = (grpc, admin);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        process::signal(self.child.as_ref().expect("the gateway runs"), signal);
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            process::signal(&child, Signal::Kill);
+            child.wait().expect("wait for the gateway");
+        }
+    }
+
+    /// Waits until it has ended by itself, as after SIGTERM.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the gateway runs");
+        crate::eventually("the gateway has ended", SOON, async || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(other),
+        })
+        .await
+    }
+
+    // === what it says ===
+
+    /// An admin page: status and body.
+    #[must_use]
+    pub fn page(&self, path: &str) -> (u16, String) {
+        self.try_page(path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    fn try_page(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.admin)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: sluice\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let status = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        Ok((status, body))
+    }
+
+    /// The sum of a metric over all its labels; `None` when it is not there.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let (_, body) = self.page("/metrics");
+        let values = body.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let value = rest.rsplit(' ').next()?;
+            rest.starts_with(['{', ' ']).then(|| value.parse::<f64>().ok()).flatten()
+        });
+        values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub async fn ready(&self) {
+        crate::eventually("the gateway is ready", SOON, async || match self.try_page("/readyz") {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    }
+
+    /// A channel to it.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).expect("an address is a URI");
+        endpoint.connect().await.expect("connect to the gateway")
+    }
+
+    async fn operator(&self) -> SubscriptionServiceClient<Channel> {
+        SubscriptionServiceClient::new(self.channel().await)
+    }
+
+    /// The partitions of a subscription that this gateway owns.
+    pub async fn partitions(&self, subscription: &str) -> Vec<Partition> {
+        let request = ListPartitionsRequest { subscription: subscription.to_owned() };
+        self.operator().await.list_partitions(request).await.expect("list partitions").into_inner().partitions
+    }
+
+    /// The sessions of a subscription.
+    pub async fn consumers(&self, subscription: &str) -> Vec<Consumer> {
+        let request = ListConsumersRequest { subscription: subscription.to_owned() };
+        self.operator().await.list_consumers(request).await.expect("list consumers").into_inner().consumers
+    }
+
+    /// A subscription's counters.
+    pub async fn stats(&self, subscription: &str) -> Stats {
+        let request = GetStatsRequest { subscription: subscription.to_owned() };
+        self.operator().await.get_stats(request).await.expect("get stats").into_inner().total.unwrap_or_default()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the end of {}:\n{}\n---", self.log().display(), process::tail(&self.log(), 60));
+        }
+    }
+}
+
+/// The two addresses of the line on stdout; `None` when the process ends before it.
+fn listening(stdout: ChildStdout) -> Option<(String, String)> {
+    let mut lines = BufReader::new(stdout).lines();
+    let addresses = lines.by_ref().map_while(Result::ok).find_map(|line| {
+        let event: serde_json::Value = serde_json::from_str(&line).ok()?;
+        (event["event"] == "listening")
+            .then(|| (event["grpc"].as_str().map(str::to_owned), event["admin"].as_str().map(str::to_owned)))
+    });
+    // A full pipe would stop the gateway.
+    std::thread::spawn(move || lines.for_each(drop));
+    let (grpc, admin) = addresses?;
+    Some((grpc?, admin?))
+}
+
+/// The gateway's executable: `SLUICE_BIN`, or what cargo builds in the profile of this test.
+///
+/// Cargo gives a test no path to another package's executable, so it is built here; after the first binary that is a
+/// check of a second.
+#[must_use]
+pub fn executable() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            if let Some(path) = std::env::var_os("SLUICE_BIN") {
+                return path.into();
+            }
+            let this = std::env::current_exe().expect("a test has a path");
+            let output = this.ancestors().nth(2).expect("tests stand in target/<profile>/deps");
+            let profile = match output.file_name().and_then(|name| name.to_str()) {
+                Some("debug") | None => "dev",
+                Some(name) => name,
+            };
+            let _guard = scratch::lock("build.lock");
+            let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+                .args([
+                    "build",
+                    "--quiet",
+                    "--package",
+                    "sluice",
+                    "--bin",
+                    "sluice",
+                    "--profile",
+                    profile,
+                    "--target-dir",
+                ])
+                .arg(output.parent().expect("the profile's folder stands in target/"))
+                .current_dir(scratch::workspace())
+                .output()
+                .expect("run cargo");
+            assert!(built.status.success(), "cargo build failed:\n{}", String::from_utf8_lossy(&built.stderr));
+            output.join("sluice")
+        })
+        .clone()
+}

@@ -1,0 +1,230 @@
+//! What happened, as clients and Kafka saw it, and what must hold of it. The gateway's own word is no evidence.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use sluice_proto::v1::Leases;
+use sluice_proto::v1::settlement::Outcome;
+
+use crate::kafka::client::{Kafka, Produced};
+use crate::wire::{Lease, LeaseName};
+
+/// (topic, partition, offset)
+type Place = (String, i32, i64);
+
+/// A record of what all sessions of a test were dealt and settled, on one clock.
+#[derive(Debug, Clone, Default)]
+pub struct History(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    sessions: u64,
+    events: Vec<Event>,
+    /// When each record was first acked by a session that held it, in milliseconds of the wall clock (the commits' clock).
+    acked: BTreeMap<Place, u128>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Delivered(u64, LeaseName),
+    Settled(u64, LeaseName),
+    Revoked(u64, Leases),
+    Ended(u64),
+}
+
+impl History {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn session(&self) -> u64 {
+        let mut inner = self.inner();
+        inner.sessions += 1;
+        inner.sessions
+    }
+
+    pub(crate) fn delivered(&self, session: u64, lease: &Lease) {
+        self.inner().events.push(Event::Delivered(session, lease.name()));
+    }
+
+    pub(crate) fn settled(&self, session: u64, leases: &[Lease], outcome: &Outcome) {
+        if matches!(outcome, Outcome::Extend(_)) {
+            return;
+        }
+        let now = now_ms();
+        let mut inner = self.inner();
+        for lease in leases {
+            inner.events.push(Event::Settled(session, lease.name()));
+            if matches!(outcome, Outcome::Ack(_)) {
+                let place = (lease.topic.to_string(), lease.partition, lease.offset);
+                inner.acked.entry(place).or_insert(now);
+            }
+        }
+    }
+
+    pub(crate) fn revoked(&self, session: u64, leases: &Leases) {
+        self.inner().events.push(Event::Revoked(session, leases.clone()));
+    }
+
+    pub(crate) fn ended(&self, session: u64) {
+        self.inner().events.push(Event::Ended(session));
+    }
+
+    /// How many records were acked.
+    #[must_use]
+    pub fn acked(&self) -> usize {
+        self.inner().acked.len()
+    }
+
+    /// How many of these were acked.
+    #[must_use]
+    pub fn acked_of(&self, produced: &[Produced]) -> usize {
+        let inner = self.inner();
+        produced.iter().filter(|one| inner.acked.contains_key(&place(one))).count()
+    }
+
+    /// Whether this one was acked.
+    #[must_use]
+    pub fn has_acked(&self, one: &Produced) -> bool {
+        self.inner().acked.contains_key(&place(one))
+    }
+
+    /// How often each record was dealt.
+    #[must_use]
+    pub fn deliveries(&self) -> BTreeMap<Place, usize> {
+        let mut count = BTreeMap::new();
+        for event in &self.inner().events {
+            if let Event::Delivered(_, (topic, partition, _, offset)) = event {
+                *count.entry((topic.to_string(), *partition, *offset)).or_default() += 1;
+            }
+        }
+        count
+    }
+
+    /// Records that were dealt more than once.
+    #[must_use]
+    pub fn duplicates(&self) -> Vec<Place> {
+        self.deliveries().into_iter().filter(|(_, count)| *count > 1).map(|(place, _)| place).collect()
+    }
+
+    /// How many records are held by sessions now: dealt, and neither settled nor taken back.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let mut held = BTreeSet::new();
+        for event in &self.inner().events {
+            match event {
+                Event::Delivered(session, name) => {
+                    held.insert((*session, name.clone()));
+                }
+                Event::Settled(session, name) => {
+                    held.remove(&(*session, name.clone()));
+                }
+                Event::Revoked(session, leases) => held.retain(|(one, name)| one != session || !covers(leases, name)),
+                Event::Ended(session) => held.retain(|(one, _)| one != session),
+            }
+        }
+        held.len()
+    }
+
+    /// Records acked at this moment of the wall clock or later.
+    #[must_use]
+    pub fn acked_since_ms(&self, since_ms: u128) -> usize {
+        self.inner().acked.values().filter(|at| **at >= since_ms).count()
+    }
+
+    // === what must hold ===
+
+    /// S1: each of these was acked by a session that held it.
+    pub fn check_no_loss(&self, produced: &[Produced]) {
+        let inner = self.inner();
+        let lost: Vec<_> = produced.iter().map(place).filter(|one| !inner.acked.contains_key(one)).collect();
+        assert!(
+            lost.is_empty(),
+            "S1: {} of {} records were never acked: {:?}",
+            lost.len(),
+            produced.len(),
+            first(&lost)
+        );
+    }
+
+    /// S2 and S3: for each commit that the group ever made, all of these records below it had been acked before; and no
+    /// partition's offset went back.
+    pub fn check_commits(&self, kafka: &Kafka, group: &str, produced: &[Produced]) {
+        let acked = self.inner().acked.clone();
+        let mut last: BTreeMap<(String, i32), i64> = BTreeMap::new();
+        for commit in kafka.commit_history(group) {
+            let Some(offset) = commit.offset else { continue };
+            let partition = (commit.topic.clone(), commit.partition);
+            let before = last.insert(partition, offset).unwrap_or(0);
+            assert!(before <= offset, "S3: the frontier went back from {before}: {commit:?}");
+            let below = produced.iter().filter(|one| {
+                one.topic == commit.topic && one.partition == commit.partition && (before..offset).contains(&one.offset)
+            });
+            for one in below {
+                let at = acked.get(&place(one));
+                let in_time = at.is_some_and(|at| *at <= commit.timestamp_ms);
+                assert!(in_time, "S2: {one:?} was acked at {at:?}, but {commit:?} passes it");
+            }
+        }
+    }
+
+    /// S5 in a run without faults: nothing was dealt twice.
+    pub fn check_no_duplicates(&self) {
+        let duplicates = self.duplicates();
+        assert!(duplicates.is_empty(), "S5: {} records were dealt twice: {:?}", duplicates.len(), first(&duplicates));
+    }
+
+    /// S6: in an epoch no record was dealt to a session while another one still had it. A lease that was taken back, or
+    /// whose session ended, may be dealt again before its old holder has read about it.
+    pub fn check_one_holder(&self) {
+        let inner = self.inner();
+        let mut excused: BTreeMap<u64, Vec<&Leases>> = BTreeMap::new();
+        let mut ended = BTreeSet::new();
+        for event in &inner.events {
+            match event {
+                Event::Revoked(session, leases) => excused.entry(*session).or_default().push(leases),
+                Event::Ended(session) => {
+                    ended.insert(*session);
+                }
+                _ => {}
+            }
+        }
+        let mut holders: BTreeMap<LeaseName, u64> = BTreeMap::new();
+        for event in &inner.events {
+            match event {
+                Event::Delivered(session, name) => {
+                    let before = holders.insert(name.clone(), *session);
+                    let Some(other) = before.filter(|other| other != session) else { continue };
+                    let taken = excused.get(&other).is_some_and(|all| all.iter().any(|one| covers(one, name)));
+                    assert!(taken || ended.contains(&other), "S6: {name:?} was dealt while another session held it");
+                }
+                Event::Settled(session, name) if holders.get(name) == Some(session) => {
+                    holders.remove(name);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn covers(leases: &Leases, (topic, partition, epoch, offset): &LeaseName) -> bool {
+    leases.topic == **topic
+        && leases.partition == *partition
+        && leases.epoch == *epoch
+        && leases.offsets.iter().any(|range| (range.first..=range.last.unwrap_or(range.first)).contains(offset))
+}
+
+fn place(one: &Produced) -> Place {
+    (one.topic.clone(), one.partition, one.offset)
+}
+
+fn first(places: &[Place]) -> &[Place] {
+    &places[..places.len().min(5)]
+}
+
+/// The wall clock, in milliseconds.
+#[must_use]
+pub fn now_ms() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}
