@@ -118,6 +118,9 @@ impl Partition {
 impl Engine {
     /// Commits when it is time to; else gives the moment at which it will be.
     pub(crate) fn commit_when_due(&mut self, now: Millis, pid: Pid) -> Option<Millis> {
+        if self.partitions.get(pid).is_none_or(|p| !self.may_still_commit(now, p)) {
+            return None;
+        }
         let partition = self.partitions.get_mut(pid)?;
         let last = partition.revoking.is_some() && partition.ledger.leased() == 0;
         let due = partition.commit.due(&self.policy, last)?;
@@ -125,6 +128,9 @@ impl Engine {
             return Some(due);
         }
         let saved = partition.to_save();
+        if partition.commit.acknowledged.is_some_and(|committed| committed.0 > saved.base) {
+            self.broken_count += crate::invariants::broken("1: the frontier is below what was committed");
+        }
         let encoded = metadata::encode(&saved, partition.commit.units_max);
         let commit = &mut partition.commit;
         if encoded.units > self.policy.metadata_units_frequent {

@@ -64,12 +64,13 @@ pub(crate) fn encode(saved: &Saved, units_max: usize) -> Encoded {
     let (attempts, attempts_kept) = encode_attempts(saved, room);
     put(&mut head, attempts_kept as u64);
     head.extend_from_slice(&attempts);
-    let done = encode_done(saved, room - attempts.len());
+    let cut = attempts_kept < saved.attempts.len();
+    let done = encode_done(saved, if cut { 0 } else { room - attempts.len() });
     head.push(done.kind);
     put(&mut head, (done.end - saved.base) as u64);
     head.extend_from_slice(&done.bytes);
     let (text, units) = text::write(&head);
-    Encoded { text, units, truncated: !done.whole || attempts_kept < saved.attempts.len() }
+    Encoded { text, units, truncated: !done.whole || cut }
 }
 
 fn encode_attempts(saved: &Saved, room: usize) -> (Vec<u8>, usize) {

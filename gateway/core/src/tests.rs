@@ -1,5 +1,6 @@
 //! The engine through its public face, in virtual time.
 
+mod commits;
 mod dealing;
 mod revoking;
 mod sessions;

@@ -1,1 +1,96 @@
+use super::*;
+use crate::tests::{range, record};
 
+fn ledger(offsets: impl IntoIterator<Item = i64>) -> Ledger {
+    let mut ledger = Ledger::new(0);
+    for offset in offsets {
+        ledger.push(Millis(0), record(offset), 0, false);
+    }
+    ledger
+}
+
+fn finish(ledger: &mut Ledger, offset: i64) {
+    let at = ledger.find(offset).unwrap();
+    ledger.finish(at);
+    ledger.advance();
+}
+
+#[test]
+fn holes_stop_nothing() {
+    let mut l = ledger([40, 41, 43, 44, 51, 52]);
+    for offset in [41, 43, 51] {
+        finish(&mut l, offset);
+    }
+    assert_eq!(l.frontier(), 40);
+    assert_eq!(l.done_ranges(10), [range(41, 43), range(45, 51)]);
+    finish(&mut l, 40);
+    assert_eq!(l.frontier(), 44);
+    finish(&mut l, 44);
+    finish(&mut l, 52);
+    assert_eq!(l.frontier(), 53);
+    l.position(60);
+    assert_eq!((l.frontier(), l.span(), l.bytes()), (60, 0, 0));
+    assert!(l.done_ranges(10).is_empty());
+}
+
+#[test]
+fn a_hole_between_records_not_done_is_not_said_to_be_done() {
+    let mut l = ledger((0..2_000).map(|n| n * 2));
+    assert!(l.done_ranges(10).is_empty());
+    finish(&mut l, 2_000);
+    assert_eq!(l.done_ranges(10), [range(1_999, 2_001)]);
+}
+
+#[test]
+fn a_million_records_done_behind_a_stuck_one_cost_almost_nothing() {
+    let mut l = ledger([0]);
+    for offset in 1..=1_000_000 {
+        l.push(Millis(0), record(offset), 0, false);
+        finish(&mut l, offset);
+    }
+    assert_eq!((l.frontier(), l.span(), l.not_done()), (0, 1_000_001, 1));
+    assert!(l.segments_live() <= 2);
+    assert_eq!(l.done_ranges(10), [range(1, 1_000_000)]);
+    finish(&mut l, 0);
+    assert_eq!(l.frontier(), 1_000_001);
+}
+
+#[test]
+fn it_agrees_with_a_list_whatever_the_order() {
+    for step in [1, 3, 7] {
+        // A step coprime to the number visits every record once.
+        let count = 1_000i64;
+        let mut l = ledger((0..count).map(|n| n * step));
+        let mut undone: std::collections::BTreeSet<i64> = (0..count).map(|n| n * step).collect();
+        for n in 0..count {
+            let offset = (n * 617 % count) * step;
+            finish(&mut l, offset);
+            undone.remove(&offset);
+            assert_eq!(l.frontier(), undone.first().copied().unwrap_or((count - 1) * step + 1));
+            let first_ready = l.next_ready(None).and_then(|at| l.slot(at)).map(|slot| slot.record.offset);
+            assert_eq!(first_ready, undone.first().copied());
+        }
+        assert_eq!(l.recount(), (0, 0, 0, 0));
+    }
+}
+
+#[test]
+fn the_lowest_ready_record_is_found_after_one_below_returns() {
+    let mut l = ledger(0..600);
+    for offset in 0..600 {
+        let at = l.next_ready(None).unwrap();
+        assert_eq!(l.slot(at).unwrap().record.offset, offset);
+        l.lease(at);
+    }
+    assert!(l.next_ready(None).is_none());
+    for offset in [550, 3] {
+        let at = l.find(offset).unwrap();
+        l.make_ready(at);
+        let found = l.next_ready(None).unwrap();
+        assert_eq!(l.slot(found).unwrap().record.offset, offset);
+    }
+    let at = l.find(3).unwrap();
+    let after = l.next_ready(Some(at)).unwrap();
+    assert_eq!(l.slot(after).unwrap().record.offset, 550);
+    assert_eq!(l.recount(), (l.ready(), l.leased(), l.not_done(), l.bytes()));
+}

@@ -18,3 +18,80 @@ fn sessions_with_equal_windows_share_evenly() {
     assert_eq!(counts, [20; 10]);
     assert_eq!(w.engine.leases_open(), 200);
 }
+
+#[test]
+fn frames_keep_to_records_bytes_and_the_clients_limit() {
+    let mut w = World::new();
+    w.assign(0);
+    let window = Some(Window { max_records: 1_000, max_bytes: 0 });
+    let open = Open { window, max_frame_bytes: 40_000, ..Open::default() };
+    let small = w.engine.open(w.now, open).session;
+    w.engine.records(
+        w.now,
+        &p(0),
+        EPOCH,
+        (0..200).map(|n| record_of(n, if n == 50 { 50_000 } else { 1_000 })).collect(),
+    );
+    for output in w.poll() {
+        let Output::Deliver { batches, .. } = output else { continue };
+        let bytes: usize = batches.iter().flat_map(|b| b.records.iter().map(|d| d.record.bytes())).sum();
+        assert!(bytes < 40_000 && batches[0].records.len() <= 100);
+    }
+    assert_eq!(w.engine.leases_open(), 199, "what fits no connected session waits");
+    assert_eq!(w.engine.partitions(w.now)[0].waiting_retry, 1);
+    w.ack(small, 100, 0, 300);
+    assert_eq!(w.engine.partitions(w.now)[0].blocked_on, Some(BlockedOn::NoWindow));
+    w.open(None, 1);
+    assert_eq!(dealt(&w.poll()), [(2, 1, vec![50])]);
+}
+
+#[test]
+fn a_window_of_bytes_is_kept_but_for_one_record_alone() {
+    let mut w = World::new();
+    w.assign(0);
+    let window = Some(Window { max_records: 10, max_bytes: 100 });
+    let s = w.engine.open(w.now, Open { window, ..Open::default() }).session;
+    w.engine.records(w.now, &p(0), EPOCH, vec![record_of(0, 60), record_of(1, 60), record_of(2, 500), record_of(3, 1)]);
+    for (frame, offset) in [(1, 0), (2, 1), (3, 2), (4, 3)] {
+        assert_eq!(dealt(&w.poll()), [(1, frame, vec![offset])]);
+        w.ack(s, frame, offset, offset);
+    }
+}
+
+#[test]
+fn a_partition_at_its_span_is_held_back_until_it_is_below_four_fifths() {
+    let mut w = World::with(|policy| policy.span_max = 10);
+    w.assign(0);
+    let s = w.open(None, 100);
+    w.receive(0, 0..12);
+    let outputs = w.poll();
+    assert_eq!(outputs[0], Output::Hold { partition: p(0) });
+    assert_eq!(w.engine.partitions(w.now)[0].blocked_on, Some(BlockedOn::SpanLimit));
+    w.ack(s, 1, 0, 3);
+    assert_eq!(w.poll(), []);
+    w.ack(s, 1, 4, 4);
+    assert_eq!(w.poll(), [Output::Unhold { partition: p(0), next: NextOffset(12) }]);
+}
+
+#[test]
+fn at_the_subscriptions_budget_the_fetch_rests() {
+    let mut w = World::with(|policy| policy.subscription_bytes_max = 1_000);
+    w.assign(0);
+    w.receive(0, 0..10);
+    assert_eq!(w.poll(), [Output::Rest(true)]);
+    w.engine.lost(w.now, &[p(0)], RevokeReason::Reassigned);
+    assert_eq!(w.poll(), [Output::Rest(false)]);
+    assert_eq!(w.engine.bytes_held(), 0);
+}
+
+#[test]
+fn a_paused_subscription_deals_nothing() {
+    let mut w = World::new();
+    w.assign(0);
+    w.open(None, 100);
+    w.engine.set_paused(w.now, true);
+    w.receive(0, 0..10);
+    assert_eq!(w.poll(), []);
+    w.engine.set_paused(w.now, false);
+    assert_eq!(dealt(&w.poll()).len(), 1);
+}
