@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_slow_reader_is_alive_while_it_reads() {
         let life = Life { taken: 35, sent: 35, ping_queued: 30, ping_taken: Some(10), ..Life::default() };
-        assert_eq!(LIMITS.verdict(life, 39), Verdict::Wait(40));
+        assert_eq!(LIMITS.verdict(life, 40), Verdict::Wait(45));
         assert_eq!(LIMITS.verdict(Life { ping_queued: 60, ..life }, 65), Verdict::Broken);
     }
 

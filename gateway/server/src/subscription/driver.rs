@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sluice_core::{Engine, Millis, RevokeReason, TopicPartition};
@@ -53,6 +52,8 @@ pub(super) struct Driver {
     pub(super) stopping: Option<Stopping>,
     /// The engine asked for a rest of the fetch handle.
     pub(super) rest: bool,
+    /// What the gate was told last.
+    gate_rests: bool,
     /// When a leave without an answer is given up.
     leave_until: Option<Millis>,
     pub(super) ended: bool,
@@ -96,6 +97,7 @@ impl Driver {
             paused: false,
             stopping: None,
             rest: false,
+            gate_rests: false,
             leave_until: None,
             ended: false,
             state,
@@ -233,7 +235,6 @@ impl Driver {
     pub(super) fn on_left(&mut self) {
         if self.member.state() == Membership::Leaving {
             self.member.left();
-            self.kafka_state = KafkaState::Idle;
         }
         self.leave_until = None;
         self.ended |= self.stopping.is_some();
@@ -254,9 +255,13 @@ impl Driver {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        // While the node drains nothing more is dealt, so nothing more is fetched.
         let resting = self.rest || self.stopping.is_some();
-        self.kafka.gate.resting.store(resting, Ordering::Relaxed);
+        if resting != self.gate_rests {
+            self.gate_rests = resting;
+            self.kafka.gate.rest(resting);
+        }
         let changed = self.state.send_if_modified(|state| {
             let now = State {
                 kafka: self.kafka_state.clone(),

@@ -1,7 +1,5 @@
 //! What Kafka tells the driver.
 
-use std::sync::atomic::Ordering;
-
 use sluice_core::{Assignment, Millis, Restored, RevokeReason, TopicPartition};
 use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState, ResetCause};
 
@@ -12,7 +10,7 @@ use crate::error::Error;
 impl Driver {
     pub(super) fn on_kafka(&mut self, now: Millis, event: KafkaEvent) {
         if let KafkaEvent::Records { bytes, .. } = &event {
-            self.kafka.gate.queued_bytes.fetch_sub(*bytes, Ordering::AcqRel);
+            self.kafka.gate.taken(*bytes);
         }
         match event {
             KafkaEvent::State(state) => self.on_state(now, state),

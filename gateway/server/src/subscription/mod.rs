@@ -217,6 +217,8 @@ struct Seat {
     /// The live stream; `None` while the session waits for a resume.
     link: Option<Arc<Link>>,
     token: Arc<str>,
+    /// It has a `consumer_id`: after a break the engine keeps it for a while.
+    resumable: bool,
 }
 
 type Seats = HashMap<SessionId, Seat>;

@@ -48,10 +48,11 @@ impl Driver {
         {
             return link.end(Err(Error::TopicMissing(topic.clone()).into()));
         }
+        let resumable = open.consumer_id.is_some();
         let opened = self.engine.open(now, open);
         let session = opened.session;
         link.set_session(session);
-        let token = self.seat(&opened, link);
+        let token = self.seat(&opened, link, resumable);
         let subscribed = v1::Subscribed {
             session_id: token.to_string(),
             held: opened.held.into_iter().map(encode::leases).collect(),
@@ -66,7 +67,7 @@ impl Driver {
     }
 
     /// Gives the stream its session's place; the one that had it is told why it ends.
-    fn seat(&mut self, opened: &Opened, link: &Arc<Link>) -> Arc<str> {
+    fn seat(&mut self, opened: &Opened, link: &Arc<Link>, resumable: bool) -> Arc<str> {
         if let Some(seat) = self.seats.get_mut(&opened.session) {
             if let Some(old) = seat.link.replace(link.clone()) {
                 debug_assert_eq!(opened.resumed, Resumed::Superseding, "a live stream is superseded, nothing else");
@@ -78,7 +79,7 @@ impl Driver {
         }
         let token: Arc<str> = crate::random::session_token().into();
         self.registry.insert(token.clone(), (self.settings.name.clone(), opened.session));
-        self.seats.insert(opened.session, Seat { link: Some(link.clone()), token: token.clone() });
+        self.seats.insert(opened.session, Seat { link: Some(link.clone()), token: token.clone(), resumable });
         token
     }
 
@@ -121,14 +122,9 @@ impl Driver {
 
     /// The stream's place is empty; the session's name is forgotten unless the engine keeps the session for a resume.
     fn unseat(&mut self, session: sluice_core::SessionId, end: End) {
-        let waits =
-            end == End::Broken && self.engine.sessions().iter().any(|view| view.session == session && view.broken);
-        if waits {
-            if let Some(seat) = self.seats.get_mut(&session) {
-                seat.link = None;
-            }
-        } else {
-            self.forget_session(session);
+        match self.seats.get_mut(&session) {
+            Some(seat) if end == End::Broken && seat.resumable => seat.link = None,
+            _ => self.forget_session(session),
         }
     }
 
