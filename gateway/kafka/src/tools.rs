@@ -40,7 +40,6 @@ pub struct Outgoing {
 #[derive(Clone)]
 pub struct Producer {
     inner: FutureProducer,
-    timeout: Duration,
 }
 
 impl Producer {
@@ -52,14 +51,14 @@ impl Producer {
         let mut config = client_config(brokers, properties);
         config.set("message.timeout.ms", timeout.as_millis().max(1).to_string());
         let inner = config.create().map_err(|error: KafkaError| ToolError(error.to_string()))?;
-        Ok(Self { inner, timeout })
+        Ok(Self { inner })
     }
 
-    /// Writes a record and says where it went: partition and offset.
+    /// Queues a record at once, so that records keep their order; the future says where it went: partition and offset.
     ///
     /// # Errors
     /// When it was not acknowledged in time, or refused.
-    pub async fn send(&self, record: Outgoing) -> Result<(i32, i64), ToolError> {
+    pub fn send(&self, record: &Outgoing) -> impl Future<Output = Result<(i32, i64), ToolError>> + Send + use<> {
         let mut outgoing = FutureRecord::<[u8], [u8]>::to(&record.topic);
         outgoing.key = record.key.as_deref();
         outgoing.payload = record.value.as_deref();
@@ -70,8 +69,12 @@ impl Producer {
                     headers.insert(Header { key, value: Some(value.as_ref()) })
                 }));
         }
-        let delivery = self.inner.send(outgoing, self.timeout).await.map_err(|(error, _)| tool_error(&error))?;
-        Ok((delivery.partition, delivery.offset))
+        let queued = self.inner.send_result(outgoing).map_err(|(error, _)| tool_error(&error));
+        async move {
+            let answer = queued?.await.map_err(|_| ToolError::new("the producer ended"))?;
+            let delivery = answer.map_err(|(error, _)| tool_error(&error))?;
+            Ok((delivery.partition, delivery.offset))
+        }
     }
 
     /// Waits until nothing is in flight, at most `timeout`. Blocks.

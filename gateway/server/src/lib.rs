@@ -1,7 +1,9 @@
 //! The gateway: gRPC services, sessions, config, admin http, metrics, command line.
 
 mod admin;
+pub mod cli;
 pub mod config;
+mod dev;
 mod error;
 mod metrics;
 pub mod node;

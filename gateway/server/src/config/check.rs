@@ -199,9 +199,10 @@ fn check_group(c: &mut Checker, config: &Config, s: &SubscriptionConfig) {
 
 fn property_mistakes(key: &str, checker: &mut Checker, properties: &BTreeMap<String, String>) -> Vec<Mistake> {
     for (name, value) in properties {
-        if let Err(message) = super::properties::check(name, value) {
+        let alone = BTreeMap::from([(name.clone(), value.clone())]);
+        if let Err(error) = sluice_kafka::check_properties(&alone) {
             let path = checker.at.iter().cloned().chain([key.to_owned(), name.clone()]);
-            checker.mistakes.push((path.collect(), message));
+            checker.mistakes.push((path.collect(), error.to_string()));
         }
     }
     std::mem::take(&mut checker.mistakes)

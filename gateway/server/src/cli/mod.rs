@@ -1,0 +1,80 @@
+//! The command line: `serve`, `dev`, `consume`, `produce`, `check-config`.
+
+mod check_config;
+mod consume;
+pub(crate) mod logs;
+mod output;
+mod produce;
+mod serve;
+pub(crate) mod signals;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub(crate) use output::Output;
+
+/// A gateway that turns Apache Kafka into a service of leases over gRPC.
+///
+/// It holds the consumer-group membership; clients in any language lease records over a stream, as many as they say they
+/// can take, and settle them in any order.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Dev(crate::dev::Args),
+    Consume(consume::Args),
+    Produce(produce::Args),
+    CheckConfig(check_config::Args),
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    if let Command::CheckConfig(args) = &command {
+        return finish(check_config::run(args));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return finish(Err(anyhow::anyhow!("no runtime: {error}"))),
+    };
+    let result = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => Box::pin(serve::run(args)).await,
+            Command::Dev(args) => Box::pin(crate::dev::run(args)).await,
+            Command::Consume(args) => Box::pin(consume::run(args)).await,
+            Command::Produce(args) => Box::pin(produce::run(args)).await,
+            Command::CheckConfig(args) => check_config::run(&args),
+        }
+    });
+    // A thread that reads stdin cannot be interrupted: do not wait for it.
+    runtime.shutdown_background();
+    finish(result)
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The definition of all commands, for help texts and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests;
