@@ -6,6 +6,7 @@ mod crash;
 mod expiry;
 mod handover;
 mod outage;
+mod rust_client;
 mod settlements;
 mod stock_grpc;
 mod topics;

@@ -1,0 +1,176 @@
+//! The Rust client on the real thing: connections that are cut, and nodes that drain.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use sluice_client::{Consumer, Event, Record};
+use sluice_tests::{GatewayConfig, SOON, broker, eventually, process::Signal, unique};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use crate::{committed_to_the_end, gateway, owns, subscription};
+
+const RECORDS: usize = 200;
+
+/// A way to a gateway that can be cut, and led to another one.
+struct Way {
+    address: SocketAddr,
+    target: Arc<Mutex<String>>,
+    cut: watch::Sender<()>,
+}
+
+impl Way {
+    async fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("a bound address");
+        let target = Arc::new(Mutex::new(target.to_owned()));
+        let (cut, is_cut) = watch::channel(());
+        let leads_to = Arc::clone(&target);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let target = leads_to.lock().expect("not poisoned").clone();
+                let mut is_cut = is_cut.clone();
+                is_cut.mark_unchanged();
+                tokio::spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = is_cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, target, cut }
+    }
+
+    /// Cuts every connection.
+    fn cut(&self) {
+        self.cut.send_replace(());
+    }
+
+    /// Leads new connections to another gateway.
+    fn lead_to(&self, target: &str) {
+        *self.target.lock().expect("not poisoned") = target.to_owned();
+    }
+}
+
+async fn next(consumer: &mut Consumer) -> Record {
+    let record = timeout(SOON, consumer.next()).await.expect("a record comes");
+    record.expect("the consumer lives").expect("the consumer is open")
+}
+
+async fn until(events: &mut mpsc::Receiver<Event>, wanted: impl Fn(&Event) -> bool) {
+    let seen = timeout(SOON, async {
+        while let Some(event) = events.recv().await {
+            if wanted(&event) {
+                return;
+            }
+        }
+        panic!("the consumer ended");
+    });
+    seen.await.expect("the event comes");
+}
+
+/// How often each record was given to the application.
+#[derive(Default)]
+struct Given(BTreeMap<(i32, i64), usize>);
+
+impl Given {
+    fn note(&mut self, record: &Record) {
+        *self.0.entry((record.partition(), record.offset())).or_default() += 1;
+    }
+
+    fn check_each_once(&self) {
+        let again: Vec<_> = self.0.iter().filter(|(_, times)| **times > 1).collect();
+        assert!(again.is_empty(), "given more than once: {again:?}");
+        assert_eq!(self.0.len(), RECORDS);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_connection_is_cut_takes_its_leases_along() {
+    let kafka = broker();
+    let topic = kafka.topic("cut", 2);
+    let group = unique("cut");
+    // Time enough on a busy machine: what is checked is that nothing comes twice, not how fast.
+    let gateway = gateway(&group, &topic, &["resume_timeout = \"30s\""]);
+    let way = Way::to(gateway.address()).await;
+    let mut consumer = Consumer::builder(way.address.to_string(), &group).window(20).connect().await.expect("connect");
+    let mut events = consumer.events().expect("taken once");
+    kafka.fill(&topic, 2, RECORDS, 32);
+    let mut given = Given::default();
+    for _ in 0..3 {
+        let mut worked_on = Vec::new();
+        for _ in 0..15 {
+            let record = next(&mut consumer).await;
+            given.note(&record);
+            worked_on.push(record);
+        }
+        // Some settlements are on their way when it breaks, some are made in between, some after.
+        let (before, after) = (worked_on.split_off(10), worked_on.split_off(5));
+        before.into_iter().for_each(Record::ack);
+        way.cut();
+        worked_on.into_iter().for_each(Record::ack);
+        until(&mut events, |event| matches!(event, Event::Disconnected { .. })).await;
+        until(&mut events, |event| matches!(event, Event::Connected { .. })).await;
+        assert!(after.iter().all(|record| !record.is_revoked()), "what is worked on is kept");
+        after.into_iter().for_each(Record::ack);
+    }
+    while given.0.len() < RECORDS {
+        let record = next(&mut consumer).await;
+        given.note(&record);
+        record.ack();
+    }
+    consumer.close(SOON).await.expect("close");
+    committed_to_the_end(kafka, &group, &topic).await;
+    given.check_each_once();
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, Event::Rejected { .. } | Event::Revoked { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_a_draining_gateway_finishes_and_goes_on_at_the_next() {
+    let kafka = broker();
+    let topic = kafka.topic("drained", 2);
+    let group = unique("drained");
+    let subscription = subscription(&group, &[&topic], &["join = \"at_start\""]);
+    let config = GatewayConfig::new(kafka).node("drain_timeout = \"30s\"").subscription(subscription);
+    let mut leaves = config.start();
+    owns(&leaves, &group, 2).await;
+    let way = Way::to(leaves.address()).await;
+    let mut consumer = Consumer::builder(way.address.to_string(), &group).window(20).connect().await.expect("connect");
+    let mut events = consumer.events().expect("taken once");
+    kafka.fill(&topic, 2, RECORDS, 32);
+    let mut given = Given::default();
+    let worked_on = next(&mut consumer).await;
+    given.note(&worked_on);
+    let stays = config.start();
+    way.lead_to(stays.address());
+    leaves.signal(Signal::Term);
+    until(&mut events, |event| matches!(event, Event::Draining)).await;
+    worked_on.ack();
+    assert!(leaves.ended().await.success(), "a drain ends with status 0");
+    while given.0.len() < RECORDS {
+        let record = next(&mut consumer).await;
+        given.note(&record);
+        record.ack();
+    }
+    consumer.flush().await.expect("flush");
+    committed_to_the_end(kafka, &group, &topic).await;
+    given.check_each_once();
+    consumer.close(Duration::from_secs(10)).await.expect("close");
+    eventually("the session has gone", SOON, async || match stays.consumers(&group).await.len() {
+        0 => Ok(()),
+        left => Err(left),
+    })
+    .await;
+}
