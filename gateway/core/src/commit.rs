@@ -92,6 +92,11 @@ impl CommitState {
 // === impl Partition ===
 
 impl Partition {
+    /// When a revoke's last commit is not waited for any longer.
+    pub(crate) fn give_up_at(&self) -> Option<Millis> {
+        self.revoking.map(|deadline| deadline.plus(REVOKE_MARGIN_MS))
+    }
+
     /// What a commit of this moment says: the frontier, and what is known above it.
     fn to_save(&self) -> Saved {
         let base = self.ledger.frontier();
@@ -118,10 +123,7 @@ impl Partition {
 impl Engine {
     /// Commits when it is time to; else gives the moment at which it will be.
     pub(crate) fn commit_when_due(&mut self, now: Millis, pid: Pid) -> Option<Millis> {
-        if self.partitions.get(pid).is_none_or(|p| !self.may_still_commit(now, p)) {
-            return None;
-        }
-        let partition = self.partitions.get_mut(pid)?;
+        let partition = self.partitions.get_mut(pid).filter(|p| Self::is_worth_waiting(now, p))?;
         let last = partition.revoking.is_some() && partition.ledger.leased() == 0;
         let due = partition.commit.due(&self.policy, last)?;
         if due > now {
@@ -155,10 +157,9 @@ impl Engine {
         None
     }
 
-    /// Whether the last commit of a partition that is handed over is still worth a try.
-    pub(crate) fn may_still_commit(&self, now: Millis, partition: &Partition) -> bool {
-        let until = partition.revoking.map_or(Millis(u64::MAX), |deadline| deadline.plus(REVOKE_MARGIN_MS));
-        partition.commit.is_unsaved() && !partition.commit.halted && now < until
+    /// Something is not with Kafka, and a revoke has not waited for it too long.
+    pub(crate) fn is_worth_waiting(now: Millis, partition: &Partition) -> bool {
+        partition.commit.is_unsaved() && partition.give_up_at().is_none_or(|at| now < at)
     }
 
     pub(crate) fn on_commit_result(

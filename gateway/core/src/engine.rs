@@ -120,12 +120,12 @@ impl Engine {
 
     /// Records of one partition, ascending. Of another epoch than the live one, or of a partition not assigned: dropped.
     pub fn records(&mut self, now: Millis, partition: &TopicPartition, epoch: Epoch, records: Vec<Record>) {
-        let Some(pid) = self.partitions.live(partition, epoch) else { return };
-        let Some(partition) = self.partitions.get_mut(pid) else { return };
         let drop_at = match self.policy.on_exhausted {
             OnExhausted::Drop => self.policy.max_attempts.max(1),
             OnExhausted::Block => u32::MAX,
         };
+        let Some((pid, partition)) = self.of_epoch(partition, epoch) else { return };
+        let before = partition.ledger.frontier();
         for record in records {
             if record.offset < partition.ledger.next() {
                 partition.stats.refetched += 1;
@@ -141,13 +141,21 @@ impl Engine {
             }
             partition.ledger.push(now, record, attempts, done || dropped);
         }
+        if partition.ledger.frontier() != before {
+            partition.commit.change(now, 0);
+        }
         self.touch(now, pid);
+    }
+
+    /// The partition in this epoch, fenced or not: what is fetched is registered, or a position would pass it.
+    fn of_epoch(&mut self, name: &TopicPartition, epoch: Epoch) -> Option<(Pid, &mut Partition)> {
+        let pid = self.partitions.find(name)?;
+        Some((pid, self.partitions.get_mut(pid).filter(|p| p.epoch == epoch)?))
     }
 
     /// The fetch position after control records and holes; everything polled before it has been given to `records`.
     pub fn position(&mut self, now: Millis, partition: &TopicPartition, epoch: Epoch, next: NextOffset) {
-        let Some(pid) = self.partitions.live(partition, epoch) else { return };
-        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        let Some((pid, partition)) = self.of_epoch(partition, epoch) else { return };
         let before = partition.ledger.frontier();
         partition.ledger.position(next.0);
         if partition.ledger.frontier() != before {
@@ -157,7 +165,7 @@ impl Engine {
     }
 
     /// These are to be handed over: nothing more is dealt from them; each ends with `Output::Drained`, once no lease is
-    /// open (or at `deadline`, when what is open is fenced) and its last commit is answered.
+    /// open (or at `deadline`, when what is open is fenced) and its last commit is answered. Not assigned: at once.
     pub fn revoking(&mut self, now: Millis, partitions: &[TopicPartition], deadline: Millis) {
         for name in partitions {
             let Some(pid) = self.partitions.find(name) else {
@@ -275,6 +283,8 @@ impl Engine {
         while let Some(pid) = self.timers.pop_partition(now) {
             if let Some(partition) = self.partitions.get_mut(pid) {
                 partition.scheduled = None;
+                // Here only: what was read before this tick was applied before it.
+                partition.fenced |= partition.revoking.is_some_and(|deadline| deadline <= now);
             }
             self.touch(now, pid);
         }

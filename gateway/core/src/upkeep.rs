@@ -37,12 +37,10 @@ impl Engine {
     pub(crate) fn touch(&mut self, now: Millis, pid: Pid) {
         let Some(partition) = self.partitions.get_mut(pid) else { return };
         partition.ledger.advance();
-        let past_grace = partition.revoking.is_some_and(|deadline| deadline <= now);
-        if past_grace && partition.ledger.leased() > 0 {
+        if partition.fenced && partition.ledger.leased() > 0 {
             self.fence(now, pid, RevokeReason::Reassigned);
         }
         let Some(partition) = self.partitions.get_mut(pid) else { return };
-        partition.fenced |= past_grace;
         self.sums.count(partition);
         self.offer_partition(pid);
         self.mind_limits(pid);
@@ -51,14 +49,15 @@ impl Engine {
         if partition.revoking.is_some()
             && partition.ledger.leased() == 0
             && partition.commit.in_flight.is_none()
-            && !self.may_still_commit(now, partition)
+            && !Self::is_worth_waiting(now, partition)
         {
             let name = partition.name.clone();
             self.forget_partition(pid);
             self.outputs.push_back(Output::Drained { partition: name });
             return;
         }
-        let deadline = partition.revoking.filter(|_| partition.ledger.leased() > 0);
+        let give_up_at = partition.give_up_at().filter(|at| *at > now);
+        let deadline = if partition.fenced { give_up_at } else { partition.revoking };
         self.schedule(pid, [due, deadline].into_iter().flatten().min());
     }
 
