@@ -174,6 +174,7 @@ impl Engine {
             };
             if let Some(partition) = self.partitions.get_mut(pid) {
                 partition.revoking = Some(partition.revoking.map_or(deadline, |d| d.min(deadline)));
+                partition.fenced |= deadline <= now;
                 partition.in_ring = false;
             }
             self.deal_from.retain(|other| *other != pid);
