@@ -27,7 +27,7 @@ const FAILED: &str = "sluice_records_failed_total";
 const COMMITTED: &str = "sluice_records_committed_total";
 const REFETCHED: &str = "sluice_records_refetched_total";
 const RESTORED_DONE: &str = "sluice_records_restored_done_total";
-const LOST_TO_RETENTION: &str = "sluice_records_lost_to_retention_total";
+const LOST_TO_RETENTION: &str = "sluice_lost_to_retention_total";
 const COMMITS: &str = "sluice_commits_total";
 const COMMITS_FAILED: &str = "sluice_commits_failed_total";
 const COMMIT_REWOUND: &str = "sluice_commit_rewound_total";
@@ -36,7 +36,8 @@ const METADATA_IGNORED: &str = "sluice_metadata_ignored_total";
 const INVARIANTS_BROKEN: &str = "sluice_invariants_broken_total";
 const SETTLEMENTS_REJECTED: &str = "sluice_settlements_rejected_total";
 const STREAMS_REFUSED: &str = "sluice_streams_refused_total";
-const LOG_RESETS: &str = "sluice_log_resets_total";
+const LOG_TRUNCATED: &str = "sluice_log_truncated_total";
+const TOPICS_RECREATED: &str = "sluice_topics_recreated_total";
 const SELF_FENCED: &str = "sluice_self_fenced_total";
 const FETCH_RESTS: &str = "sluice_fetch_rests_total";
 const PARTITION_HOLDS: &str = "sluice_partition_holds_total";
@@ -62,7 +63,7 @@ const PARTITION_COMMITTED: &str = "sluice_partition_committed_offset";
 const PARTITION_LAG: &str = "sluice_partition_lag";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 25] = [
+const COUNTERS: [(&str, &str); 26] = [
     (RECEIVED, "Records received from Kafka."),
     (DELIVERED, "Deliveries, redeliveries included."),
     (ACKED, "Records acked."),
@@ -84,7 +85,8 @@ const COUNTERS: [(&str, &str); 25] = [
     (INVARIANTS_BROKEN, "Invariants seen broken: a bug in sluice, please report it."),
     (SETTLEMENTS_REJECTED, "Settlements that changed nothing, by reason."),
     (STREAMS_REFUSED, "Streams refused or ended with a status, by reason."),
-    (LOG_RESETS, "Logs that were not the one read before, by cause."),
+    (LOG_TRUNCATED, "Logs that ended below the position: what lay between is gone."),
+    (TOPICS_RECREATED, "Partitions whose topic was deleted and made again."),
     (SELF_FENCED, "Times that the node was away for a Kafka session and gave its partitions up."),
     (FETCH_RESTS, "Times that fetching rested at the subscription's byte budget."),
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
@@ -174,14 +176,12 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
         counter!(metric, "subscription" => name.clone()).absolute(value);
     }
     let counts = &view.counts;
-    for (metric, label, word, value) in [
-        (SETTLEMENTS_REJECTED, "reason", "not_held", counts.rejected_not_held),
-        (SETTLEMENTS_REJECTED, "reason", "stale_epoch", counts.rejected_stale_epoch),
-        (SETTLEMENTS_REJECTED, "reason", "invalid", counts.rejected_invalid),
-        (LOG_RESETS, "cause", "topic_recreated", counts.topics_recreated),
-        (LOG_RESETS, "cause", "log_truncated", counts.log_truncated),
+    for (reason, value) in [
+        ("not_held", counts.rejected_not_held),
+        ("stale_epoch", counts.rejected_stale_epoch),
+        ("invalid", counts.rejected_invalid),
     ] {
-        counter!(metric, "subscription" => name.clone(), label => word).absolute(value);
+        counter!(SETTLEMENTS_REJECTED, "subscription" => name.clone(), "reason" => reason).absolute(value);
     }
     let leased: u64 = view.partitions.iter().map(|partition| partition.view.leased).sum();
     for (metric, value) in [
@@ -201,7 +201,7 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
     }
 }
 
-fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 22] {
+fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 24] {
     [
         (RECEIVED, stats.received),
         (DELIVERED, stats.delivered),
@@ -222,6 +222,8 @@ fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 22] {
         (INVARIANTS_BROKEN, stats.invariants_broken),
         (COMMIT_REWOUND, counts.commits_rewound),
         (LOST_TO_RETENTION, counts.lost_to_retention),
+        (LOG_TRUNCATED, counts.log_truncated),
+        (TOPICS_RECREATED, counts.topics_recreated),
         (SELF_FENCED, counts.self_fenced),
         (FETCH_RESTS, counts.fetch_rests),
         (PARTITION_HOLDS, counts.partition_holds),
