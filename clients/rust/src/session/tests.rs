@@ -2,6 +2,8 @@ use sluice_proto::v1::{Batch, Delivery, Drain, OffsetRange, Settled, Subscribed,
 
 use super::*;
 
+mod simulation;
+
 const EPOCH: i64 = 77;
 
 /// A session with what the application would see of it.
