@@ -1,5 +1,18 @@
 //! The invariants of the design as code. Cheap ones on the hot path: a panic in debug builds, a count in release
 //! builds. `Engine::check` looks at all that can be seen from inside, and is for tests.
+//!
+//! | invariant | where it is looked at |
+//! | --- | --- |
+//! | 1 no commit passes a record that is not done | at each commit; `check` |
+//! | 2 one live lease for a record in an epoch | at each end of a lease; `check` |
+//! | 3 done stays done | by construction: a done record has no slot; from outside, by the tests' model |
+//! | 4 no deal exceeds the window | at each frame; `check` |
+//! | 5 nothing is forgotten | `check`: every record is counted once, and what is ready is offered |
+//! | 6 lanes | there are none yet |
+//! | 7 memory is bounded | `check`: the sums that the limits look at |
+//! | 8 `Committed` only after Kafka said so | by construction: said in `commit_result` only; the tests' model |
+//! | 9 only failures count as attempts | by construction: `leases.rs` counts in one place; the tests' model |
+//! | 10 a settlement of what is not held changes nothing | by construction: ranges look at own leases only; the model |
 
 use crate::engine::Engine;
 use crate::session::{Session, offsets_of};

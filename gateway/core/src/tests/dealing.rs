@@ -95,3 +95,37 @@ fn a_paused_subscription_deals_nothing() {
     w.engine.set_paused(w.now, false);
     assert_eq!(dealt(&w.poll()).len(), 1);
 }
+
+#[test]
+fn a_million_records_go_through_behind_a_stuck_one() {
+    let mut w = World::with(|policy| policy.span_max = 2_000_000);
+    w.assign(0);
+    let stuck = w.open(None, 1);
+    w.receive(0, [0]);
+    w.poll();
+    assert_eq!(w.engine.sessions()[0].leased, 1);
+    let workers: Vec<SessionId> = (0..10).map(|_| w.open(None, 1_000)).collect();
+    let (mut acked, mut committed) = (0, None);
+    for first in (1..1_000_000).step_by(10_000) {
+        w.receive(0, first..first + 10_000);
+        while let Some(output) = w.engine.poll_output(w.now) {
+            let Output::Deliver { session, sequence, batches } = output else {
+                committed = w.committed(&[output]).or(committed);
+                continue;
+            };
+            let (first, last) = (&batches[0].records[0], &batches[0].records[batches[0].records.len() - 1]);
+            let offsets = vec![range(first.record.offset, last.record.offset)];
+            acked += batches[0].records.len();
+            let settlements = vec![Settlement { leases: leases(0, &offsets), outcome: Outcome::Ack }];
+            let settlements = Settlements { seen: sequence, settlements, ..Settlements::default() };
+            w.engine.settle(w.now, session, settlements);
+        }
+    }
+    assert_eq!((acked, w.engine.leases_open()), (1_000_000, 1));
+    let outputs = w.after(250);
+    let (offset, metadata) = w.committed(&outputs).or(committed).unwrap();
+    assert_eq!((offset, metadata::decode(&metadata).unwrap().done), (0, vec![range(1, 1_000_000)]));
+    assert!(w.engine.bytes_held() < 1_000);
+    assert!(workers.len() == 10 && w.ack(stuck, 1, 0, 0).is_empty());
+    assert_eq!(w.engine.partitions(w.now)[0].committable, NextOffset(1_000_001));
+}
