@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use clap::Parser;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use sluice_client::{Consumer, Record};
 
 use crate::cli::Output;
@@ -106,7 +107,7 @@ async fn print(args: &Args, consumer: &mut Consumer) -> anyhow::Result<()> {
             None => consumer.next().await?,
         };
         let Some(record) = next else { break };
-        Output.line(to_json(&record))?;
+        Output.line(to_json(&record)?)?;
         // Before the record is settled, so that what it frees is not dealt to us again.
         let left = max - n;
         if left < args.window && args.ack != AckMode::None {
@@ -122,32 +123,63 @@ async fn print(args: &Args, consumer: &mut Consumer) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn to_json(record: &Record) -> Value {
-    let mut line = Map::new();
-    line.insert("topic".to_owned(), record.topic().into());
-    line.insert("partition".to_owned(), record.partition().into());
-    line.insert("offset".to_owned(), record.offset().into());
-    let timestamp = record.timestamp().map(|time| humantime::format_rfc3339_millis(time).to_string());
-    line.insert("timestamp".to_owned(), timestamp.into());
-    bytes_into(&mut line, "key", record.key().map(AsRef::as_ref));
-    bytes_into(&mut line, "value", record.value().map(AsRef::as_ref));
-    let headers = record.headers().map(|(key, value)| {
-        let mut header = Map::from_iter([("key".to_owned(), json!(key))]);
-        bytes_into(&mut header, "value", value.map(AsRef::as_ref));
-        Value::Object(header)
-    });
-    line.insert("headers".to_owned(), headers.collect());
-    line.insert("attempts".to_owned(), record.attempts().into());
-    Value::Object(line)
+/// What is printed of a record. A struct, so that the fields stand in this order.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    timestamp: Option<String>,
+    #[serde(flatten)]
+    key: Key<'a>,
+    #[serde(flatten)]
+    value: Value<'a>,
+    headers: Vec<HeaderLine<'a>>,
+    attempts: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct HeaderLine<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    value: Value<'a>,
 }
 
 /// Text as text, null as null, anything else in base64 under a name that says so.
-fn bytes_into(line: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
-    match bytes.map(std::str::from_utf8) {
-        None => line.insert(name.to_owned(), Value::Null),
-        Some(Ok(text)) => line.insert(name.to_owned(), text.into()),
-        Some(Err(_)) => line.insert(format!("{name}_base64"), BASE64.encode(bytes.unwrap_or_default()).into()),
-    };
+#[derive(Debug, Serialize)]
+enum Key<'a> {
+    #[serde(rename = "key")]
+    Text(Option<&'a str>),
+    #[serde(rename = "key_base64")]
+    Base64(String),
+}
+
+/// As [`Key`].
+#[derive(Debug, Serialize)]
+enum Value<'a> {
+    #[serde(rename = "value")]
+    Text(Option<&'a str>),
+    #[serde(rename = "value_base64")]
+    Base64(String),
+}
+
+fn to_json(record: &Record) -> serde_json::Result<String> {
+    let value = |bytes| text_or_base64(bytes).map_or_else(Value::Base64, Value::Text);
+    serde_json::to_string(&Line {
+        topic: record.topic(),
+        partition: record.partition(),
+        offset: record.offset(),
+        timestamp: record.timestamp().map(|time| humantime::format_rfc3339_millis(time).to_string()),
+        key: text_or_base64(record.key()).map_or_else(Key::Base64, Key::Text),
+        value: value(record.value()),
+        headers: record.headers().map(|(name, bytes)| HeaderLine { name, value: value(bytes) }).collect(),
+        attempts: record.attempts(),
+    })
+}
+
+/// The text, or what is no text in base64.
+fn text_or_base64(bytes: Option<&Bytes>) -> Result<Option<&str>, String> {
+    bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| BASE64.encode(bytes))).transpose()
 }
 
 #[cfg(test)]
@@ -156,10 +188,16 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_stand_in_base64() {
-        let mut line = Map::new();
-        bytes_into(&mut line, "key", None);
-        bytes_into(&mut line, "value", Some(b"\xff\x00"));
-        bytes_into(&mut line, "text", Some("grün".as_bytes()));
-        assert_eq!(Value::Object(line), json!({ "key": null, "value_base64": "/wA=", "text": "grün" }));
+        let line = Line {
+            topic: "orders",
+            partition: 1,
+            offset: 7,
+            timestamp: None,
+            key: Key::Text(None),
+            value: Value::Base64(text_or_base64(Some(&Bytes::from_static(b"\xff\x00"))).unwrap_err()),
+            headers: vec![HeaderLine { name: "h", value: Value::Text(Some("grün")) }],
+            attempts: 0,
+        };
+        insta::assert_snapshot!(serde_json::to_string(&line).unwrap(), @r#"{"topic":"orders","partition":1,"offset":7,"timestamp":null,"key":null,"value_base64":"/wA=","headers":[{"name":"h","value":"grün"}],"attempts":0}"#);
     }
 }

@@ -92,6 +92,7 @@ impl Args {
 
 fn print(topic: &str, answer: Result<(i32, i64), ToolError>) -> anyhow::Result<()> {
     let (partition, offset) = answer?;
-    Output.line(serde_json::json!({ "topic": topic, "partition": partition, "offset": offset }))?;
+    let topic = serde_json::Value::from(topic);
+    Output.line(format_args!(r#"{{"topic":{topic},"partition":{partition},"offset":{offset}}}"#))?;
     Ok(())
 }

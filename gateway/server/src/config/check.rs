@@ -202,7 +202,7 @@ fn property_mistakes(key: &str, checker: &mut Checker, properties: &BTreeMap<Str
         let alone = BTreeMap::from([(name.clone(), value.clone())]);
         if let Err(error) = sluice_kafka::check_properties(&alone) {
             let path = checker.at.iter().cloned().chain([key.to_owned(), name.clone()]);
-            checker.mistakes.push((path.collect(), error.to_string()));
+            checker.mistakes.push((path.collect(), error.to_string().trim_start_matches("kafka: ").to_owned()));
         }
     }
     std::mem::take(&mut checker.mistakes)

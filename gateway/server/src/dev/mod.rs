@@ -54,7 +54,9 @@ struct Topics {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    logs::init(&LogConfig { level: "warn,rdkafka=error,librdkafka=error".to_owned(), ..LogConfig::default() })?;
+    // The broker in memory does not tell topics' ids, which is worth a warning elsewhere.
+    let quiet = if args.brokers.is_none() { ",sluice_kafka::lookup=error" } else { "" };
+    logs::init(&LogConfig { level: format!("warn{quiet}"), ..LogConfig::default() })?;
     let mut signals = Signals::new()?;
     let started = tokio::select! {
         started = start(&args) => started?,

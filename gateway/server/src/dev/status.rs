@@ -12,6 +12,8 @@ use crate::dev::DEMO;
 
 /// The first line is waited for, so it comes as soon as there is something to say.
 const FIRST: Duration = Duration::from_millis(250);
+/// Joining a group takes a few seconds; after this zeros are worth a line.
+const PATIENCE: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_secs(3);
 
 /// Prints a line now and then until told to stop, or until nobody reads.
@@ -36,8 +38,7 @@ pub(super) async fn print(server: String, mut stopped: watch::Receiver<bool>) {
                 continue;
             }
         };
-        let nothing_yet = stats.committed == 0 && started.elapsed() < EVERY;
-        if nothing_yet {
+        if stats.committed == 0 && started.elapsed() < PATIENCE {
             continue;
         }
         wait = EVERY;
