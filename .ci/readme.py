@@ -2,10 +2,12 @@
 """Runs every `sh` block of a README as it stands, in order, so that the README cannot lie.
 
 Before each block stands one comment for us:
-  <!-- ci: run -->                            it must end with 0
-  <!-- ci: background NAME until CHECK -->    it is started, and CHECK (a shell command) must succeed within the deadline
-  <!-- ci: run, then stop NAME -->            as `run`; then the background block gets SIGTERM and must end with 0
-  <!-- ci: skip REASON -->                    it is not run, and CI prints why
+  <!-- ci: run -->                          it must end with 0
+  <!-- ci: background NAME until CHECK -->  it is started, and CHECK (a shell command) must succeed within the deadline
+Before these words may stand, each with a semicolon behind it:
+  again NAME …;                             background blocks that were stopped are started again, and checked
+  stop NAME …;                              background blocks get SIGTERM and must end in time
+A `rust` block says which compiled file it shows, and must show it: <!-- same as PATH -->
 A block without a comment is an error: nothing is skipped in silence.
 """
 import os
@@ -16,6 +18,7 @@ import sys
 import time
 
 DEADLINE_S = {"run": 3600, "background": 1200, "stop": 90}
+SHOWN = re.compile(r"(?:<!-- same as (?P<path>\S+) -->\s*\n)?```rust\n(?P<text>.*?)```", re.S)
 BLOCK = re.compile(r"(?:<!-- ci: (?P<how>.*?) -->\s*\n)?```sh\n(?P<text>.*?)```", re.S)
 
 
@@ -45,31 +48,61 @@ def wait_until(check, process, name):
     sys.exit(f"readme: the check of '{name}' did not succeed within {DEADLINE_S['background']} s: {check}")
 
 
+class Background:
+    """Blocks that run beside the others, by name."""
+
+    def __init__(self):
+        self.known = {}
+        self.running = {}
+
+    def start(self, name, script, check):
+        self.known[name] = (script, check)
+        self.running[name] = shell(script, stdin=subprocess.DEVNULL)
+        wait_until(check, self.running[name], name)
+        print(f"--- readme: '{name}' runs, and its check succeeded", flush=True)
+
+    def stop(self, name):
+        end(self.running.pop(name), name)
+
+    def stop_all(self):
+        for name in reversed(list(self.running)):
+            self.stop(name)
+
+
+def run_block(how, script, background):
+    *before, how = [part.strip() for part in how.split(";")]
+    for word, *names in (part.split() for part in before):
+        for name in names:
+            if word == "again":
+                background.start(name, *background.known[name])
+            elif word == "stop":
+                background.stop(name)
+            else:
+                sys.exit(f"readme: '{word}' is neither 'again' nor 'stop'")
+    if how == "run":
+        step = shell(script, stdin=subprocess.DEVNULL)
+        if step.wait(DEADLINE_S["run"]) != 0:
+            sys.exit(f"readme: the block ended with {step.returncode}")
+    elif match := re.fullmatch(r"background (\S+) until (.*)", how, re.S):
+        background.start(match[1], script, match[2])
+    else:
+        sys.exit(f"readme: '{how}' is neither 'run' nor 'background NAME until CHECK'")
+
+
 def main():
     text = open(sys.argv[1], encoding="utf-8").read()
-    running = {}
+    for shown in SHOWN.finditer(text):
+        if shown["path"] is None or open(shown["path"], encoding="utf-8").read() != shown["text"]:
+            sys.exit(f"readme: the rust block does not show {shown['path']} as it is")
+    background = Background()
     try:
         for block in BLOCK.finditer(text):
-            how, script = block["how"], block["text"]
-            print(f"--- readme: {how}\n{script}", flush=True)
-            if how is None:
+            print(f"--- readme: {block['how']}\n{block['text']}", flush=True)
+            if block["how"] is None:
                 sys.exit("readme: this block has no `<!-- ci: … -->` comment")
-            if how.startswith("skip "):
-                continue
-            if how.startswith("background "):
-                name, check = re.fullmatch(r"background (\S+) until (.*)", how, re.S).groups()
-                running[name] = shell(script, stdin=subprocess.DEVNULL)
-                wait_until(check, running[name], name)
-                print(f"--- readme: '{name}' runs, and its check succeeded", flush=True)
-                continue
-            step = shell(script, stdin=subprocess.DEVNULL)
-            if step.wait(DEADLINE_S["run"]) != 0:
-                sys.exit(f"readme: the block ended with {step.returncode}")
-            if stop := re.search(r"then stop (\S+)", how):
-                end(running.pop(stop[1]), stop[1])
+            run_block(block["how"], block["text"], background)
     finally:
-        for name, process in running.items():
-            end(process, name)
+        background.stop_all()
     print("readme: every command did what it says", flush=True)
 
 
