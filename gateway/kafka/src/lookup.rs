@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition};
+use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition, metadata_topic_hash};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::ffi::{Code, Handle, List, OK, PartitionResult, code_name};
@@ -99,10 +99,10 @@ impl Lookup {
             }
             let now = Instant::now();
             if now >= self.retry_at && !(self.waiting.is_empty() && self.out_of_range.is_empty()) {
-                self.retry_at = now + RETRY_AFTER;
                 self.begin_waiting();
                 self.decide_out_of_range();
-                continue;
+                // After the tries, which may have taken seconds: what else is to be done has its turn too.
+                self.retry_at = Instant::now() + RETRY_AFTER;
             }
             self.topics.note_fresh(&self.handle, &self.config, TRY_WITHIN);
             self.health.probe(&self.handle, &self.config.topics);
@@ -232,6 +232,18 @@ impl Lookup {
             commit_now: false,
         };
         if committed.offset >= 0 {
+            let of_another = assignment.metadata.as_deref().and_then(metadata_topic_hash).unwrap_or(0);
+            if of_another == 0 || assignment.topic_hash == 0 || of_another == assignment.topic_hash {
+                return Ok(assignment);
+            }
+            tracing::error!(
+                %partition,
+                next = committed.offset,
+                "the commit is of a topic of this name that was deleted: the new one is read from its beginning"
+            );
+            assignment.next = NextOffset(self.start_offset(partition, Start::Earliest)?);
+            assignment.metadata = None;
+            assignment.commit_now = true;
             return Ok(assignment);
         }
         if !commits_of.contains_key(&partition.topic) {
@@ -286,7 +298,7 @@ impl Lookup {
         }
     }
 
-    fn decide(&self, it: &OutOfRange, low: i64, high: i64) {
+    fn decide(&mut self, it: &OutOfRange, low: i64, high: i64) {
         let OutOfRange { partition, token, epoch, next } = it;
         let decision = if next.0 < low {
             tracing::error!(%partition, epoch = epoch.0, from = next.0, to = low, "records were lost to retention");
@@ -298,6 +310,10 @@ impl Lookup {
             tracing::warn!(%partition, next = next.0, low, high, "the position is in the log after all");
             Decision::Continue
         };
+        if let Some(active) = self.active.get_mut(partition).filter(|_| matches!(decision, Decision::Reset(..))) {
+            // What was acknowledged before is void: a lower value is no rewind.
+            active.acknowledged = None;
+        }
         self.fetch.send(FetchCommand::Decided(*token, partition.clone(), decision));
     }
 
@@ -324,6 +340,9 @@ impl Lookup {
             let low = self.handle.watermarks(partition, TRY_WITHIN).map_or(0, |(low, _)| low);
             let decision = Decision::Reset(ResetCause::TopicRecreated, self.anew(partition, low));
             self.fetch.send(FetchCommand::Decided(active.token, partition.clone(), decision));
+        }
+        for (_, active) in self.active.iter_mut().filter(|(it, _)| it.topic == *topic) {
+            active.acknowledged = None;
         }
         self.out_of_range.retain(|it| it.partition.topic != *topic);
         true
@@ -355,10 +374,12 @@ impl Lookup {
             return;
         }
         let list = List::of(due.iter().map(|(partition, _)| partition));
-        let Ok(committed) = self.handle.committed(&list, TRY_WITHIN) else { return };
+        let committed = self.handle.committed(&list, TRY_WITHIN);
+        let after = if committed.is_ok() { READ_BACK_EVERY } else { TRY_WITHIN };
+        let committed = committed.unwrap_or_default();
         for (partition, acknowledged) in due {
             if let Some(active) = self.active.get_mut(&partition) {
-                active.read_back_at = now + READ_BACK_EVERY;
+                active.read_back_at = Instant::now() + after;
             }
             let Some(found) = committed.iter().find(|it| it.partition == partition && it.code == OK) else { continue };
             if found.offset < acknowledged {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sluice_core::{CommitError, Epoch, NextOffset, TopicPartition};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::ffi::{Code, Event, Handle, List, OK, PartitionResult, Purpose, Queue, code_name};
+use crate::ffi::{Code, Event, Handle, List, OK, PartitionResult, Purpose, Queue, boot_time, code_name};
 use crate::io::{KafkaCommand, KafkaConfig, KafkaEvent};
 use crate::messages::{FetchCommand, LookupCommand, Token};
 use crate::signal::Mailbox;
@@ -98,7 +98,12 @@ impl Member {
             }
             self.drain_queues();
             self.check_deadlines();
+            let before = boot_time();
             self.commands.signal().wait(SWEEP);
+            if boot_time().saturating_sub(before) >= self.config.session_timeout() && self.live.is_some() {
+                // The process was frozen, or the machine slept: the group may have given our partitions away.
+                self.start_anew("this process stood still for longer than the group's session timeout");
+            }
         }
     }
 
@@ -185,7 +190,8 @@ impl Member {
         tracing::warn!(group = self.config.group, code = code_name(code), text, fatal, "an error of the member handle");
         self.lookup.send(LookupCommand::Trouble(code, text));
         if fatal {
-            self.start_anew("a fatal error of the member handle");
+            self.give_up_handle("a fatal error of the member handle");
+            self.join_at = Some(Instant::now() + REJOIN_AFTER);
         }
     }
 
@@ -375,15 +381,23 @@ impl Member {
 
     /// The fetch handle is emptied, the member handle destroyed with whatever is parked in it, and a new one joins.
     fn start_anew(&mut self, why: &str) {
+        self.give_up_handle(why);
+        self.join();
+    }
+
+    fn give_up_handle(&mut self, why: &str) {
         tracing::error!(group = self.config.group, why, "the member handle is made anew; its partitions are lost");
         let partitions: Vec<_> = self.owned.iter().cloned().collect();
         self.lose(partitions, false);
+        for commit in self.in_flight.values().filter(|commit| !commit.given_up) {
+            let (partition, epoch) = (commit.partition.clone(), commit.epoch);
+            self.tell(KafkaEvent::Committed { partition, epoch, result: Err(CommitError::NotMember) });
+        }
         self.forget();
         if let Some(live) = self.live.take() {
             // Without a close: nothing that is parked may be sent any more.
             self.destroy(live, DESTROY_WITHIN);
         }
-        self.join();
     }
 
     fn forget(&mut self) {

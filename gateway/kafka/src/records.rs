@@ -15,13 +15,16 @@ const OWN_BYTES_MIN: usize = 16 << 10;
 /// What a record costs beside its bytes.
 const RECORD_OVERHEAD_BYTES: usize = 96;
 
+/// Start and end of a part in the arena.
+type Span = (usize, usize);
+
 /// Where the parts of a record stand in the arena.
 struct Placed {
     offset: i64,
     timestamp_ms: i64,
-    key: Option<(usize, usize)>,
-    value: Option<(usize, usize)>,
-    headers: Vec<(Arc<str>, Option<(usize, usize)>)>,
+    key: Option<Span>,
+    value: Option<Span>,
+    headers: Vec<(Arc<str>, Option<Span>)>,
 }
 
 /// Copies records of one partition.
@@ -61,7 +64,7 @@ impl Copier {
         }
     }
 
-    fn place(&mut self, part: &[u8]) -> (usize, usize) {
+    fn place(&mut self, part: &[u8]) -> Span {
         let start = self.arena.len();
         self.arena.extend_from_slice(part);
         (start, self.arena.len())
@@ -76,7 +79,7 @@ impl Copier {
         let mut arena = std::mem::take(&mut self.arena);
         arena.shrink_to_fit();
         let arena = Bytes::from(arena);
-        let slice = |(start, end): (usize, usize)| arena.slice(start..end);
+        let slice = |(start, end): Span| arena.slice(start..end);
         for placed in self.placed.drain(..) {
             let headers: Vec<Header> =
                 placed.headers.into_iter().map(|(key, value)| Header { key, value: value.map(slice) }).collect();

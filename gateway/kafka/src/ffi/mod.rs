@@ -17,6 +17,7 @@ pub(crate) use list::{List, OFFSET_NONE, PartitionResult};
 pub(crate) use rdkafka_sys::bindings::rd_kafka_resp_err_t as Code;
 
 use std::ffi::{CStr, CString, c_char};
+use std::time::Duration;
 
 use rdkafka_sys::bindings as sys;
 
@@ -45,3 +46,18 @@ unsafe fn owned(text: *const c_char) -> String {
     // SAFETY: the caller's promise.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
+
+/// The time since the machine's start, its sleep included.
+pub(crate) fn boot_time() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place for the result, alive for the call.
+    unsafe { libc::clock_gettime(BOOT_CLOCK, &raw mut now) };
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
+}
+
+#[cfg(target_os = "linux")]
+const BOOT_CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+/// Elsewhere the monotonic clock: on macOS it counts sleep too.
+#[cfg(not(target_os = "linux"))]
+const BOOT_CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;

@@ -12,7 +12,7 @@ use crate::ffi::{Code, Handle, List, OK, PartitionResult, code_name};
 use crate::io::KafkaConfig;
 
 /// A topic's id is waited for this long: it must not delay an assignment.
-const ID_WITHIN: Duration = Duration::from_secs(2);
+const ID_WITHIN: Duration = Duration::from_millis(500);
 /// After a failure ids are not asked for during this.
 const ID_PAUSE: Duration = Duration::from_secs(30);
 /// One try to read commits.
