@@ -1,0 +1,195 @@
+//! The checker is tested too: each planted bug must be caught, from inputs and outputs alone, and the same story without
+//! the bug must be clean.
+
+use sluice_core::{Epoch, Millis, OffsetRange, Outcome, Policy, RevokeReason, SessionId, Settlements, TopicPartition};
+
+use crate::support::client;
+use crate::support::plant::Plant;
+use crate::support::world::World;
+
+fn policy() -> Policy {
+    Policy { ack_timeout_ms: 1_000, resume_timeout_ms: 300, ..Policy::default() }
+}
+
+/// What the checker says of a story with the bug; the story without it must pass.
+fn caught(plant: Plant, story: impl Fn(&mut World)) -> Vec<String> {
+    let mut sound = World::new(policy(), 1, Plant::Nothing);
+    story(&mut sound);
+    let mut sick = World::new(policy(), 1, plant);
+    story(&mut sick);
+    let said = sick.driver.model.violations;
+    assert!(!said.is_empty(), "{plant:?} was not caught");
+    said
+}
+
+fn says(said: &[String], words: &str) {
+    assert!(said.iter().any(|s| s.contains(words)), "nothing says {words:?}: {said:#?}");
+}
+
+impl World {
+    fn one(&self) -> TopicPartition {
+        self.topics[0].clone()
+    }
+
+    /// Records 0 to n − 1, and one session that holds them.
+    fn begin(&mut self, n: usize) -> SessionId {
+        let session = self.open(client::open(Some("a"), 10));
+        let tp = self.one();
+        self.kafka.produce(&tp, &vec![0; n], 0);
+        self.fetch(&tp, n, false);
+        session
+    }
+
+    fn say(&mut self, session: SessionId, seen: u64, first: i64, last: i64, outcome: Outcome) {
+        let epoch = self.owned.get(&self.one()).map_or(Epoch(1), |o| o.epoch);
+        let leases = client::leases(&self.one(), epoch, vec![OffsetRange { first, last }]);
+        self.settle(session, client::frame(seen, leases, outcome));
+    }
+
+    fn commit_round(&mut self) {
+        self.advance(300);
+        self.answer_all_commits();
+    }
+}
+
+#[test]
+fn a_commit_on_delivery_is_caught() {
+    let said = caught(Plant::CommitOnDelivery, |world| {
+        let session = world.begin(5);
+        world.say(session, 1, 0, 1, Outcome::Ack);
+        world.commit_round();
+    });
+    says(&said, "which is not done");
+    says(&said, "was never done");
+}
+
+#[test]
+fn a_commit_of_the_highest_ack_is_caught() {
+    let said = caught(Plant::CommitHighestAcked, |world| {
+        let session = world.begin(5);
+        world.say(session, 1, 0, 0, Outcome::Ack);
+        world.say(session, 1, 3, 3, Outcome::Ack);
+        world.commit_round();
+    });
+    says(&said, "which is not done");
+}
+
+#[test]
+fn a_frontier_that_stops_at_a_hole_is_caught() {
+    let said = caught(Plant::StopAtAHole, |world| {
+        let session = world.begin(2);
+        let tp = world.one();
+        world.kafka.produce(&tp, &[3, 0], 0);
+        world.fetch(&tp, 10, false);
+        world.ack_all(session);
+        world.finale();
+    });
+    says(&said, "forgotten");
+}
+
+#[test]
+fn a_commit_that_forgets_what_is_done_above_the_frontier_is_caught() {
+    let said = caught(Plant::CommitWithoutMetadata, |world| {
+        let session = world.begin(5);
+        world.say(session, 1, 2, 3, Outcome::Ack);
+        world.commit_round();
+        world.crash();
+        world.begin(0);
+        world.fetch(&world.one(), 10, false);
+    });
+    says(&said, "is done");
+}
+
+#[test]
+fn an_old_range_that_swallows_a_record_dealt_again_is_caught() {
+    let said = caught(Plant::IgnoreSeen, |world| {
+        let session = world.begin(3);
+        world.say(session, 1, 1, 1, client::retry_now());
+        world.advance(2);
+        world.say(session, 1, 0, 2, Outcome::Ack);
+        // The client works off the second delivery, and fails again.
+        world.say(session, 2, 1, 1, client::retry_now());
+        world.commit_round();
+        world.answer_all_commits();
+    });
+    says(&said, "passes 1, which is not done");
+}
+
+#[test]
+fn a_settlement_of_another_life_that_counts_is_caught() {
+    let said = caught(Plant::AcceptAStaleEpoch, |world| {
+        let session = world.begin(3);
+        let (tp, old) = (world.one(), world.owned[&world.one()].epoch);
+        world.lose(&tp, RevokeReason::Reassigned);
+        world.assign(&tp);
+        world.fetch(&tp, 10, false);
+        let leases = client::leases(&tp, old, vec![OffsetRange { first: 0, last: 2 }]);
+        world.settle(session, client::frame(9, leases, Outcome::Ack));
+        world.commit_round();
+    });
+    says(&said, "Stale");
+    says(&said, "which is not done");
+}
+
+#[test]
+fn an_expiry_that_never_comes_is_caught() {
+    let said = caught(Plant::ForgetExpiry, |world| {
+        world.begin(3);
+        world.advance(1_000);
+    });
+    says(&said, "its holder heard nothing");
+}
+
+#[test]
+fn a_revocation_in_silence_is_caught() {
+    let said = caught(Plant::RevokeInSilence, |world| {
+        world.begin(3);
+        world.lose(&world.one(), RevokeReason::Reassigned);
+    });
+    says(&said, "its holder heard nothing");
+}
+
+#[test]
+fn a_window_doubled_by_a_reconnect_is_caught() {
+    let said = caught(Plant::DoubleTheWindowOnReconnect, |world| {
+        let session = world.begin(30);
+        world.close(session, sluice_core::End::Broken);
+        world.open(client::open(Some("a"), 10));
+    });
+    says(&said, "max_records: 10");
+}
+
+#[test]
+fn an_ack_dropped_while_its_partition_is_handed_over_is_caught() {
+    let said = caught(Plant::DropAcksAtRevoke, |world| {
+        let session = world.begin(3);
+        let deadline = Millis(world.driver.now().0 + 500);
+        world.driver.revoking(&[world.one()], deadline);
+        world.absorb();
+        world.say(session, 1, 0, 2, Outcome::Ack);
+        world.answer_all_commits();
+        world.advance(500);
+        world.answer_all_commits();
+    });
+    says(&said, "heard that");
+}
+
+#[test]
+fn a_record_that_two_frames_carry_is_caught() {
+    let said = caught(Plant::DeliverTwice, |world| {
+        world.begin(3);
+    });
+    says(&said, "is leased by");
+}
+
+#[test]
+fn a_frame_that_is_not_answered_is_caught() {
+    let mut world = World::new(policy(), 1, Plant::DropAcksAtRevoke);
+    let session = world.begin(1);
+    world.driver.revoking(&[world.one()], Millis(500));
+    world.absorb();
+    let leases = client::leases(&world.one(), world.owned[&world.one()].epoch, vec![OffsetRange::one(0)]);
+    let frame = Settlements { request_id: 4, ..client::frame(1, leases, Outcome::Ack) };
+    world.settle(session, frame);
+    says(&world.driver.model.violations, "was not answered");
+}
