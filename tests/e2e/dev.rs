@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sluice_tests::process::{Signal, signal, spawn};
-use sluice_tests::{SOON, eventually_blocking};
+use sluice_tests::{SOON, broker, eventually_blocking};
 
 /// A running `sluice dev` on free ports.
 struct Dev {
@@ -19,9 +19,12 @@ struct Dev {
 }
 
 impl Dev {
-    fn start() -> Self {
+    fn start(args: &[&str]) -> Self {
         let mut command = sluice();
-        command.args(["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]).stdout(Stdio::piped());
+        command
+            .args(["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(args)
+            .stdout(Stdio::piped());
         let started = Instant::now();
         let mut process = spawn(command).expect("start sluice dev");
         let mut stdout = BufReader::new(process.stdout.take().expect("stdout is piped"));
@@ -49,6 +52,15 @@ impl Dev {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("read metrics");
         answer
+    }
+
+    fn records_flow(&self) {
+        eventually_blocking("records are delivered, acked and committed", SOON, || {
+            let metrics = self.metrics();
+            let counts =
+                ["delivered", "acked", "committed"].map(|what| demo(&metrics, &format!("sluice_records_{what}_total")));
+            if counts.iter().all(|count| *count > 0) { Ok(()) } else { Err(counts) }
+        });
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -86,15 +98,10 @@ fn demo(metrics: &str, name: &str) -> u64 {
 
 #[test]
 fn dev_shows_delivered_and_acked_records_and_ends_cleanly() {
-    let dev = Dev::start();
+    let dev = Dev::start(&[]);
     assert!(dev.banner[0].contains("broker in memory"), "{:?}", dev.banner);
     assert!(dev.banner[1].contains("not for production"), "{:?}", dev.banner);
-    eventually_blocking("records are delivered, acked and committed", SOON, || {
-        let metrics = dev.metrics();
-        let counts =
-            ["delivered", "acked", "committed"].map(|what| demo(&metrics, &format!("sluice_records_{what}_total")));
-        if counts.iter().all(|count| *count > 0) { Ok(()) } else { Err(counts) }
-    });
+    dev.records_flow();
     // On an idle machine within 10 s of the start; a busy one may take longer, so this is told, not asserted.
     println!("records flowed {:?} after the start", dev.started.elapsed());
     let (status, _) = dev.stop();
@@ -103,7 +110,7 @@ fn dev_shows_delivered_and_acked_records_and_ends_cleanly() {
 
 #[test]
 fn what_dev_prints_to_try_next_works() {
-    let mut dev = Dev::start();
+    let mut dev = Dev::start(&[]);
     let first = next_line(&mut dev.stdout);
     assert!(first.contains("acked"), "{first}");
     let server = format!("http://{}", dev.told("gRPC"));
@@ -129,4 +136,15 @@ fn what_dev_prints_to_try_next_works() {
     let went: serde_json::Value = serde_json::from_slice(&produced.stdout).expect("a JSON object");
     assert!(went["offset"].as_i64().is_some(), "{went}");
     assert_eq!(dev.stop().0, Some(0));
+}
+
+#[test]
+fn dev_on_a_real_kafka_makes_its_topics_and_finds_them_again() {
+    let brokers = broker().bootstrap();
+    for _ in 0..2 {
+        let dev = Dev::start(&["--brokers", brokers]);
+        assert!(dev.banner[0].contains("your Kafka"), "{:?}", dev.banner);
+        dev.records_flow();
+        assert_eq!(dev.stop().0, Some(0));
+    }
 }
