@@ -6,6 +6,7 @@
 //! Three threads: `member` joins, answers rebalances and commits; `fetch` takes records, and alone tells the driver what
 //! begins and ends, so that it is told in order; `lookup` alone waits for a broker's answers.
 
+pub mod alloc;
 mod config;
 mod fetch;
 mod ffi;

@@ -131,9 +131,6 @@ fn check_subscription(config: &Config, name: &str, s: &SubscriptionConfig) -> Ve
     c.require(s.ack_timeout <= s.max_ack_timeout, "ack_timeout", || {
         format!("must be at most max_ack_timeout, {}", humantime::format_duration(s.max_ack_timeout))
     });
-    c.require(config.node.ping_interval < s.session_timeout, "session_timeout", || {
-        format!("must be more than node.ping_interval, {}", humantime::format_duration(config.node.ping_interval))
-    });
     c.require(s.commit_count > 0, "commit_count", || "must be at least 1".to_owned());
     c.require(s.span_limit > 0, "span_limit", || "must be at least 1".to_owned());
     c.require(s.partition_bytes.0 > 0, "partition_bytes", || "must be at least 1B".to_owned());

@@ -22,7 +22,8 @@ section! {
         /// A stream ends with `Drain` and OK at this age, ± 10 %.
         #[serde(with = "duration")]
         stream_max_age: Duration = Duration::from_secs(30 * 60),
-        /// A stream on which nothing was sent for this long is sent a `Ping`. Proxies cut silent streams: at most 20 s.
+        /// A stream on which nothing was sent for this long is sent a `Ping`. Proxies cut silent streams: at most
+        /// 20 s. Where a subscription's `session_timeout` is short it is a third of that.
         #[serde(with = "duration")]
         ping_interval: Duration = Duration::from_secs(10),
     }

@@ -99,7 +99,6 @@ fn values_that_contradict_each_other_name_the_key_to_change() {
         "[subscriptions.a]\ntopics = [\"t\", \"t\", \"bad name\"]\n".to_owned(),
         format!("{ORDERS}ack_timeout = \"13h\"\n"),
         format!("{ORDERS}max_ack_timeout = \"1m\"\n"),
-        format!("{ORDERS}session_timeout = \"10s\"\n"),
         format!("{ORDERS}revoke_grace = \"11s\"\n"),
         format!("{ORDERS}revoke_grace = \"6s\"\nkafka = {{ \"max.poll.interval.ms\" = \"10000\" }}\n"),
         format!("{ORDERS}heartbeat_interval = \"10s\"\n"),

@@ -35,6 +35,8 @@ const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
 const STREAMS_PER_CONNECTION_MAX: u32 = 1_000;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often free memory is given back to the system.
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 /// What connections are given to close after all streams ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const CONSUMER_SERVICE: &str = "sluice.v1.ConsumerService";
@@ -58,6 +60,7 @@ impl Node {
     /// # Errors
     /// An address that cannot be bound, a librdkafka property that is refused.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        sluice_kafka::alloc::tune();
         let grpc = TcpListener::bind(config.node.listen)
             .await
             .with_context(|| format!("binding node.listen {}", config.node.listen))?;
@@ -101,13 +104,14 @@ impl Node {
         let exporter = Arc::new(Exporter::new(shared.clone()));
         let admin_task = tokio::spawn(admin::serve(admin, shared.clone(), exporter, close.clone()));
         let health_task = tokio::spawn(report_health(shared.clone(), health, changed.clone()));
+        let trim_task = tokio::spawn(trim_memory());
         Ok(Self {
             shared,
             grpc_addr,
             admin_addr,
             changed,
             close,
-            tasks: Mutex::new(vec![grpc_task, admin_task, health_task]),
+            tasks: Mutex::new(vec![grpc_task, admin_task, health_task, trim_task]),
             stopped: watch::Sender::new(false),
         })
     }
@@ -201,6 +205,17 @@ fn settings(config: &Config, name: &str, of: &SubscriptionConfig) -> Settings {
             Join::OnSession => Some(of.leave_delay),
         },
         drain_grace: config.node.drain_timeout,
+    }
+}
+
+/// After a backlog the allocator keeps pages that nobody uses.
+async fn trim_memory() {
+    let mut interval = tokio::time::interval(TRIM_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        // A failed join means that the runtime ends, and this task with it.
+        let _ = tokio::task::spawn_blocking(sluice_kafka::alloc::trim).await;
     }
 }
 
