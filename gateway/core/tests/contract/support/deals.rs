@@ -156,10 +156,11 @@ impl Model {
                 continue;
             }
             for (tp, part) in self.parts.iter().filter(|(_, p)| p.revoking.is_none()) {
-                let released = |slot: &Slot| slot.not_to.is_some_and(|(to, until)| to == *session && until > ticked);
+                let released =
+                    |slot: &Slot, by: u64| slot.not_to.is_some_and(|(to, until)| to == *session && until > by);
                 let maybe = |slot: &Slot| match slot.state {
                     State::Unsure => true,
-                    State::Idle { not_before, .. } => not_before <= self.now && !released(slot),
+                    State::Idle { not_before, .. } => not_before <= self.now && !released(slot, self.now),
                     _ => false,
                 };
                 // The lowest goes first: one that does not fit may hold up those above it.
@@ -170,7 +171,7 @@ impl Model {
                 let framed = bytes * 2 + 1024 < s.max_frame_bytes;
                 let State::Idle { ready_by, not_before } = slot.state else { continue };
                 let ready = ready_by <= ticked || (not_before == 0 && ready_by <= self.now);
-                if ready && fits && framed {
+                if ready && fits && framed && !released(slot, ticked) {
                     let what =
                         format!("{tp} {offset} is ready ({slot:?}), {session:?} holds {held:?} of {:?}", s.window);
                     self.violations.push(what);

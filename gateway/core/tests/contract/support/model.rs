@@ -249,7 +249,7 @@ impl Model {
                 None => drop(self.absent_drains.insert(tp.clone())),
             }
         }
-        self.fence_overdue();
+        self.fence_overdue(partitions);
     }
 
     pub(crate) fn lost(&mut self, partitions: &[TopicPartition], reason: RevokeReason) {
@@ -295,10 +295,11 @@ impl Model {
         }
     }
 
-    fn fence_overdue(&mut self) {
+    /// Fences those of `among` whose grace is over.
+    fn fence_overdue(&mut self, among: &[TopicPartition]) {
         let now = self.now;
         let overdue = |p: &Part| !p.fenced && p.revoking.is_some_and(|d| d <= now);
-        let late: Vec<_> = self.parts.iter().filter(|(_, p)| overdue(p)).map(|(tp, _)| tp.clone()).collect();
+        let late: Vec<_> = among.iter().filter(|tp| self.parts.get(*tp).is_some_and(overdue)).cloned().collect();
         for tp in late {
             self.fence(&tp, RevokeReason::Reassigned);
         }
@@ -449,7 +450,8 @@ impl Model {
             self.bury(session);
             self.gone.insert(session);
         }
-        self.fence_overdue();
+        let all: Vec<_> = self.parts.keys().cloned().collect();
+        self.fence_overdue(&all);
     }
 
     fn expire(&mut self) {
