@@ -148,7 +148,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Assign),
         1 => (part(), 0u8..60).prop_map(|(part, to)| Op::Seek { part, to }),
         1 => any::<bool>().prop_map(Op::Pause),
-        1 => Just(Op::Crash),
+        3 => Just(Op::Crash),
     ]
 }
 
