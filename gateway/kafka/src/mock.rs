@@ -7,9 +7,14 @@
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use rdkafka::mocking::MockCluster;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, Producer};
 
+use crate::ffi;
 use crate::tools::ToolError;
+
+/// The first member of a group need not wait for others: they come from one machine.
+const FIRST_JOIN_DELAY_MS: i32 = 10;
 
 /// A broker that lives as long as this value.
 #[derive(Debug)]
@@ -59,17 +64,19 @@ impl Drop for MockBroker {
 }
 
 fn run(topics: &[(String, i32)], ready: &mpsc::Sender<Result<String, ToolError>>, stopped: &mpsc::Receiver<()>) {
-    let cluster = MockCluster::new(1).and_then(|cluster| {
+    // The cluster lives in a client, and dies with it.
+    let client = ClientConfig::new().set("test.mock.num.brokers", "1").create::<BaseProducer>();
+    let started = client.as_ref().map_err(ToString::to_string).and_then(|client| {
+        ffi::set_first_join_delay(client.client(), FIRST_JOIN_DELAY_MS);
+        let cluster = client.client().mock_cluster().ok_or("it is not there")?;
         for (name, partitions) in topics {
-            cluster.create_topic(name, *partitions, 1)?;
+            cluster.create_topic(name, *partitions, 1).map_err(|error| error.to_string())?;
         }
-        Ok(cluster)
+        Ok(cluster.bootstrap_servers())
     });
+    let started = started.map_err(|error| ToolError::new(format!("the broker in memory does not start: {error}")));
     // Whoever started this waits for the answer; if it is gone, the next line ends the thread as well.
-    let _gone = match &cluster {
-        Ok(cluster) => ready.send(Ok(cluster.bootstrap_servers())),
-        Err(error) => ready.send(Err(ToolError::new(format!("the broker in memory does not start: {error}")))),
-    };
+    let _gone = ready.send(started);
     // Ends with an error when the sender is dropped: that is the signal.
     let _dropped = stopped.recv();
 }

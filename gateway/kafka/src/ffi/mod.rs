@@ -19,6 +19,7 @@ pub(crate) use rdkafka_sys::bindings::rd_kafka_resp_err_t as Code;
 use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
+use rdkafka::client::{Client, ClientContext};
 use rdkafka_sys::bindings as sys;
 
 pub(crate) const OK: Code = Code::RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -45,6 +46,16 @@ unsafe fn owned(text: *const c_char) -> String {
     }
     // SAFETY: the caller's promise.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// How long a group of this client's in-memory cluster waits for more members at its first join. Nothing without one.
+pub(crate) fn set_first_join_delay<C: ClientContext>(client: &Client<C>, delay_ms: i32) {
+    // SAFETY: the client is alive for the call; librdkafka returns its cluster or null.
+    let cluster = unsafe { sys::rd_kafka_handle_mock_cluster(client.native_ptr()) };
+    if !cluster.is_null() {
+        // SAFETY: the cluster lives as long as its client.
+        unsafe { sys::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, delay_ms) };
+    }
 }
 
 /// The time since the machine's start, its sleep included.

@@ -139,7 +139,11 @@ fn config(args: &Args, brokers: &str, topics: &Topics, in_memory: bool) -> Confi
         config.kafka.properties.insert("fetch.wait.max.ms".to_owned(), "10".to_owned());
     }
     let retry = RetryConfig { initial_backoff: Duration::from_millis(500), ..RetryConfig::default() };
+    // The broker in memory lets a group that changes wait for almost a session timeout.
+    let kafka_session_timeout =
+        if in_memory { Duration::from_secs(3) } else { SubscriptionConfig::default().kafka_session_timeout };
     let subscription = |name: &str, topics: &[&String]| SubscriptionConfig {
+        kafka_session_timeout,
         group: format!("sluice-dev-{name}"),
         topics: topics.iter().map(ToString::to_string).collect(),
         retry: retry.clone(),
