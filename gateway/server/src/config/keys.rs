@@ -1,4 +1,4 @@
-//! The one description of every key: the structs are written with [`section!`](crate::config::keys::section), and from
+//! The one description of every key: the structs are written with `section!`, and from
 //! the same lines come the defaults, the environment overrides and the reference page.
 
 use std::collections::BTreeMap;
