@@ -16,6 +16,7 @@ mod member;
 mod messages;
 pub mod mock;
 mod records;
+mod repeats;
 mod signal;
 mod subscription;
 pub mod tools;

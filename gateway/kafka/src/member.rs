@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::ffi::{Code, Event, Handle, List, OK, PartitionResult, Purpose, Queue, boot_time, code_name};
 use crate::io::{KafkaCommand, KafkaConfig, KafkaEvent};
 use crate::messages::{FetchCommand, LookupCommand, Token};
+use crate::repeats::Repeats;
 use crate::signal::Mailbox;
 use crate::subscription::{Error, spawn};
 
@@ -64,6 +65,8 @@ pub(crate) struct Member {
     in_flight: HashMap<usize, InFlight>,
     /// Numbers commits and assignments.
     counter: u64,
+    /// Errors that were logged lately.
+    repeats: Repeats,
 }
 
 impl Member {
@@ -86,6 +89,7 @@ impl Member {
             revoke: None,
             in_flight: HashMap::new(),
             counter: 0,
+            repeats: Repeats::default(),
         }
     }
 
@@ -187,7 +191,10 @@ impl Member {
     }
 
     fn error(&mut self, code: Code, text: String, fatal: bool) {
-        tracing::warn!(group = self.config.group, code = code_name(code), text, fatal, "an error of the member handle");
+        if let Some(suppressed) = self.repeats.admit((code, &text), Instant::now()) {
+            let (group, code) = (&self.config.group, code_name(code));
+            tracing::warn!(group, code, text, fatal, suppressed, "an error of the member handle");
+        }
         self.lookup.send(LookupCommand::Trouble(code, text));
         if fatal {
             self.give_up_handle("a fatal error of the member handle");

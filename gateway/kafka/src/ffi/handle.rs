@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::NonNull;
-use std::time::Duration;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka_sys::bindings as sys;
 use sluice_core::TopicPartition;
 
 use super::{Code, List, OK, PartitionResult, Queue, c_string, code_name, owned};
 use crate::Error;
+use crate::repeats::Repeats;
 
 /// What a client is for: it decides how its events come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +37,22 @@ unsafe extern "C" fn on_log(rk: *const sys::rd_kafka_t, level: c_int, facility: 
         let name = if rk.is_null() { String::new() } else { owned(sys::rd_kafka_name(rk)) };
         (name, owned(facility), owned(text))
     };
+    let Some(suppressed) = admit(level, &name, &text) else { return };
     match level {
-        ..=3 => tracing::error!(target: "librdkafka", client = name, facility, "{text}"),
-        4..=5 => tracing::warn!(target: "librdkafka", client = name, facility, "{text}"),
-        6 => tracing::info!(target: "librdkafka", client = name, facility, "{text}"),
+        ..=3 => tracing::error!(target: "librdkafka", client = name, facility, suppressed, "{text}"),
+        4..=5 => tracing::warn!(target: "librdkafka", client = name, facility, suppressed, "{text}"),
+        6 => tracing::info!(target: "librdkafka", client = name, facility, suppressed, "{text}"),
         _ => tracing::debug!(target: "librdkafka", client = name, facility, "{text}"),
     }
+}
+
+/// Whether librdkafka's line is logged now, and how many like it were left out. Lines for debugging all are.
+fn admit(level: c_int, name: &str, text: &str) -> Option<u64> {
+    static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
+    if level > 6 {
+        return Some(0);
+    }
+    REPEATS.lock().unwrap_or_else(PoisonError::into_inner).admit((name, text), Instant::now())
 }
 
 impl Handle {

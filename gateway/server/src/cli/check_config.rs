@@ -20,6 +20,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let config = Config::load(&args.file, &env::process())?;
     let line = match config.subscriptions.len() {
+        0 => "ok: 0 subscriptions: nothing can be consumed; write [subscriptions.orders] with topics = [\"orders\"]"
+            .to_owned(),
         1 => "ok: 1 subscription".to_owned(),
         n => format!("ok: {n} subscriptions"),
     };

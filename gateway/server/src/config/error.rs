@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read the config file {}", path.display())]
     Read {
         /// Which file.
         path: PathBuf,
@@ -82,10 +82,7 @@ impl<'a> Source<'a> {
         let span = error.span().unwrap_or(0..0);
         let path = path_at(&self.table, span.start).join(".");
         let (key, message) = match error.message() {
-            "duplicate key" => {
-                let name = self.text.get(span.clone()).unwrap_or_default().trim();
-                (String::new(), format!("`{name}` stands twice: keep one of them"))
-            }
+            "duplicate key" => (written_path(self.text, &span), "stands twice: keep one of them".to_owned()),
             message => (path, friendly(message)),
         };
         Problem { place: self.line(span.start), key, message }
@@ -108,6 +105,21 @@ impl<'a> Source<'a> {
         let line = 1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count();
         Place::Line { file: self.file.to_owned(), line }
     }
+}
+
+/// The path of a key as the text has it: a table that stands twice is not in the parsed table a second time.
+fn written_path(text: &str, span: &Range<usize>) -> String {
+    let header = |line: &str| {
+        let inner = line.trim().strip_prefix('[')?.split(']').next()?;
+        Some(inner.trim_matches(['[', ' ']).to_owned())
+    };
+    let line_start = text.get(..span.start).unwrap_or_default().rfind('\n').map_or(0, |at| at + 1);
+    let (above, line) = text.split_at(line_start);
+    if let Some(table) = line.lines().next().and_then(header) {
+        return table;
+    }
+    let name = text.get(span.clone()).unwrap_or_default().trim();
+    above.lines().rev().find_map(header).map_or_else(|| name.to_owned(), |table| format!("{table}.{name}"))
 }
 
 /// The path of the deepest key whose name or value covers the position.
@@ -136,9 +148,14 @@ pub(crate) fn friendly(message: &str) -> String {
             "invalid socket address syntax" => {
                 "is no address: write an IP and a port, as in \"127.0.0.1:7070\"".to_owned()
             }
+            // A section's type is of no use to a person.
+            _ if message.contains("expected struct ") => {
+                let given = message.split(", expected struct ").next().unwrap_or_default();
+                format!("{given}, expected a table of keys")
+            }
             _ => message
-                .replace("expected u64", "expected a whole number")
-                .replace("expected u32", "expected a whole number"),
+                .replace("expected u64", "expected a whole number, 0 or more")
+                .replace("expected u32", "expected a whole number, 0 or more"),
         };
     };
     let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();

@@ -110,6 +110,7 @@ async fn first_frame(
         Err(_) => Err(Error::SessionTimeout(FIRST_FRAME_TIMEOUT)),
         Ok(Err(status)) => too_large(&status).map_or(Ok(None), Err),
         Ok(Ok(Some(v1::ConsumeRequest { request: Some(Wire::Subscribe(subscribe)) }))) => Ok(Some(subscribe)),
+        Ok(Ok(Some(v1::ConsumeRequest { request: None }))) => Err(Error::UnknownFrame),
         Ok(Ok(_)) => Err(Error::BadFirstFrame),
     }
 }
