@@ -13,6 +13,9 @@ use crate::upkeep::ranges_of;
 /// What gRPC libraries take when nobody sets it.
 const FRAME_BYTES_DEFAULT: u32 = 4 << 20;
 
+/// Above this a client's word for what it has seen is not believed: the numbering must be able to go on.
+const SEEN_MAX: u64 = u64::MAX / 2;
+
 impl Engine {
     pub(crate) fn open_session(&mut self, now: Millis, open: Open) -> Opened {
         let known = open.consumer_id.as_ref().and_then(|consumer| self.by_consumer.get(consumer)).copied();
@@ -23,7 +26,7 @@ impl Engine {
         let ack_timeout_ms =
             open.ack_timeout_ms.map_or(self.policy.ack_timeout_ms, |ms| ms.min(self.policy.ack_timeout_ms));
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.sequence = session.sequence.max(open.seen);
+            session.sequence = session.sequence.max(open.seen.min(SEEN_MAX));
             session.ack_timeout_ms = ack_timeout_ms;
             let limit = if open.max_frame_bytes == 0 { FRAME_BYTES_DEFAULT } else { open.max_frame_bytes };
             session.max_frame_bytes = limit as usize;

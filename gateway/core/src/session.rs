@@ -36,6 +36,10 @@ pub(crate) enum Ended {
 
 type PastKey = (Pid, i64, u64, Ended);
 
+/// Entries of what is remembered, whatever the window: a client that asks for two thousand million records at once has
+/// not earned as much memory. The oldest go first; they are then answered as never dealt.
+pub(crate) const REMEMBERED_ENTRIES_MAX: usize = 16_384;
+
 /// The leases that a session no longer has, as many as are remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Past {
@@ -117,10 +121,11 @@ impl Session {
         self.window_max = self.window_max.max(u64::from(window.max_records));
     }
 
-    /// Lease entries with something in `first..=last`, and those bits.
+    /// Lease entries with something in `first..=last`, and those bits. Of a range reversed: nothing.
     pub(crate) fn leases_in(&self, pid: Pid, first: i64, last: i64) -> impl Iterator<Item = (LeaseKey, Lease, u128)> {
         let from = LeaseKey { pid, base: first.saturating_sub(LEASE_SPAN - 1), id: 0 };
-        let to = LeaseKey { pid, base: last, id: u64::MAX };
+        // A map panics when it is asked for a range that ends before it begins, and the client chose this one.
+        let to = if first <= last { LeaseKey { pid, base: last, id: u64::MAX } } else { from };
         self.leases.range(from..=to).filter_map(move |(key, lease)| {
             let bits = bits_within(key.base, lease.mask, first, last);
             (bits != 0).then_some((*key, *lease, bits))
@@ -144,10 +149,15 @@ impl Past {
         });
         self.count += u64::from((bits & !*mark).count_ones());
         *mark |= bits;
-        while self.count > count_max && self.order.len() > 1 {
+        while (self.count > count_max || self.order.len() > REMEMBERED_ENTRIES_MAX) && self.order.len() > 1 {
             let Some(mark) = self.order.pop_front().and_then(|name| self.marks.remove(&name)) else { continue };
             self.count -= u64::from(mark.count_ones());
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> usize {
+        self.order.len()
     }
 
     /// What is remembered of `first..=last`: how it ended, base, bits.

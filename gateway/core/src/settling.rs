@@ -52,6 +52,9 @@ impl Rejected {
     }
 
     fn add_all(&mut self, leases: &Leases, reason: RejectReason) {
+        if leases.offsets.is_empty() && reason == RejectReason::Invalid {
+            self.0.push(Rejection { leases: leases.clone(), reason });
+        }
         for range in &leases.offsets {
             self.add(leases, *range, reason);
         }
@@ -155,7 +158,7 @@ impl Engine {
                 .then_some(Action::End(How::Retry { delay_ms: *delay_ms }, Ended::Retry)),
             Outcome::Extend { ack_timeout_ms } => {
                 let ms = ack_timeout_ms.or_else(|| self.sessions.get(&id).map(|s| s.ack_timeout_ms))?;
-                (ms <= self.policy.max_ack_timeout_ms).then(|| Action::Extend(now.plus(ms)))
+                (1..=self.policy.max_ack_timeout_ms).contains(&ms).then(|| Action::Extend(now.plus(ms)))
             }
             // Dead letters are not built yet: the lease stays as it is.
             Outcome::DeadLetter { .. } | Outcome::Unreadable => None,

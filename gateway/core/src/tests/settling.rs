@@ -154,3 +154,26 @@ fn a_million_ranges_are_answered() {
     assert!(w.settle(s, 1, &wide, Outcome::Ack).is_empty());
     assert_eq!(w.engine.leases_open(), 0);
 }
+
+#[test]
+fn an_extension_of_no_time_is_invalid_and_the_lease_stays() {
+    let mut w = World::new();
+    w.assign(0);
+    let s = w.open(None, 4);
+    w.receive(0, 0..1);
+    w.poll();
+    let extend = Outcome::Extend { ack_timeout_ms: Some(0) };
+    let rejections = w.settle(s, 1, &[range(0, 0)], extend);
+    assert_eq!(rejections, [Rejection { leases: leases(0, &[range(0, 0)]), reason: RejectReason::Invalid }]);
+    assert!(w.after(1).is_empty());
+    assert!(w.ack(s, 1, 0, 0).is_empty());
+}
+
+#[test]
+fn a_settlement_that_makes_no_sense_is_answered_even_when_it_names_no_lease() {
+    let mut w = World::new();
+    w.assign(0);
+    let s = w.open(None, 4);
+    let rejections = w.settle(s, 1, &[], Outcome::Unreadable);
+    assert_eq!(rejections, [Rejection { leases: leases(0, &[]), reason: RejectReason::Invalid }]);
+}

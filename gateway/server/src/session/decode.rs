@@ -34,8 +34,9 @@ impl Decoder {
     }
 
     fn settlement(&mut self, settlement: v1::Settlement) -> Settlement {
-        let leases = self.leases(settlement.leases.unwrap_or_default());
-        Settlement { leases, outcome: outcome(settlement.outcome) }
+        // Without leases it cannot be meant, and the client hears so.
+        let outcome = if settlement.leases.is_some() { outcome(settlement.outcome) } else { Outcome::Unreadable };
+        Settlement { leases: self.leases(settlement.leases.unwrap_or_default()), outcome }
     }
 
     fn leases(&mut self, leases: v1::Leases) -> Leases {
@@ -158,6 +159,13 @@ mod tests {
     #[test]
     fn an_unset_outcome_is_never_an_ack() {
         assert_eq!(outcome(None), Outcome::Unreadable);
+    }
+
+    #[test]
+    fn a_settlement_without_leases_is_unreadable() {
+        let ack = Some(v1::settlement::Outcome::Ack(v1::Ack {}));
+        let settlement = v1::Settlement { leases: None, outcome: ack };
+        assert_eq!(Decoder::default().settlement(settlement).outcome, Outcome::Unreadable);
     }
 
     #[test]
