@@ -7,9 +7,10 @@ use std::time::Duration;
 use sluice_proto::v1::Subscribe;
 use sluice_tests::process::{self, Signal};
 use sluice_tests::wire::{Seen, subscribe};
-use sluice_tests::{Gateway, Wire, broker, unique};
+use sluice_tests::{Crew, Gateway, GatewayConfig, History, Way, Wire, broker, unique};
+use tonic::transport::Channel;
 
-use crate::{committed_is, gateway};
+use crate::{committed_is, committed_to_the_end, gateway, reaches, subscription};
 
 const RECORDS: usize = 10;
 
@@ -123,10 +124,14 @@ async fn a_client_that_comes_back_in_time_keeps_what_both_sides_have() {
     let group = unique("resumed");
     let gateway = gateway(&group, &topic, &["resume_timeout = \"10m\""]);
     let first = Subscribe { consumer_id: unique("consumer"), ..subscribe(&group, 10) };
-    let mut wire = Wire::connect(&gateway, first.clone()).await;
+    let way = Way::to(gateway.address()).await;
+    let channel = Channel::from_shared(format!("http://{}", way.address())).expect("an address is a URI");
+    let channel = channel.connect().await.expect("connect to the gateway");
+    let mut wire = Wire::open(channel, first.clone()).await.expect("subscribe");
     let records = wire.records(RECORDS).await;
     let (session_id, seen) = (wire.subscribed.session_id.clone(), wire.seen);
-    drop(wire);
+    way.cut();
+    wire.end().await.expect_err("the connection is gone");
     // It lost the upper half.
     let holding = vec![records[0].range(0, 4)];
     let mut wire = Wire::connect(&gateway, Subscribe { holding: holding.clone(), seen, ..first }).await;
@@ -173,4 +178,27 @@ async fn a_session_that_does_not_answer_pings_is_ended() {
     let mut answering = Wire::subscribe(&gateway, &group, 1).await;
     answering.until("it lives on Pongs alone", |wire| (wire.pings >= 5).then_some(())).await;
     assert!(matches!(answering.read(Duration::from_millis(1)).await, Seen::Nothing | Seen::Frame));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_reach_their_age_are_drained_and_nothing_comes_twice() {
+    const COUNT: usize = 2_000;
+    let kafka = broker();
+    let topic = kafka.topic("aged", 2);
+    let group = unique("aged");
+    let gateway = GatewayConfig::new(kafka)
+        .node("stream_max_age = \"1s\"")
+        .subscription(subscription(&group, &[&topic], &[]))
+        .start();
+    let mut one = Wire::subscribe(&gateway, &group, 0).await;
+    one.until("it is told to drain", |wire| wire.drained.then_some(())).await;
+    one.half_close();
+    assert!(one.end().await.is_ok(), "a planned end is OK");
+    let history = History::default();
+    let crew = Crew::new(&gateway, &group, &history).window(5).work(Duration::from_millis(10)).start(3);
+    let produced = kafka.fill(&topic, 2, COUNT, 32);
+    reaches("all are acked over several streams", COUNT, || history.acked_of(&produced)).await;
+    history.check_no_duplicates();
+    committed_to_the_end(kafka, &group, &topic).await;
+    crew.stop().await;
 }

@@ -1,7 +1,7 @@
 //! Leases that run out.
 
 use sluice_proto::v1::{RejectReason, RevokeReason, Settlements};
-use sluice_tests::wire::{Wire, ack, settlement};
+use sluice_tests::wire::{Wire, ack, retry, retry_now, settlement};
 use sluice_tests::{SOON, broker, eventually, unique};
 
 use crate::{committed_is, gateway};
@@ -81,4 +81,51 @@ async fn an_extended_lease_outlives_its_ack_timeout() {
     assert_eq!(wire.revoked[0].leases, Some(records[1].leases()), "only the other one");
     assert_eq!(wire.settle_answered(&records[..1], &ack(), false).await, []);
     committed_is(kafka, &group, &topic, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_failed_too_often_is_dropped_where_the_subscription_asks_for_it() {
+    let kafka = broker();
+    let topic = kafka.topic("dropped", 1);
+    kafka.fill(&topic, 1, 2, 32);
+    let group = unique("dropped");
+    let drop = "retry = { max_attempts = 3, initial_backoff = \"10ms\", on_exhausted = \"drop\" }";
+    let gateway = gateway(&group, &topic, &[drop]);
+    let mut wire = Wire::subscribe(&gateway, &group, 1).await;
+    for attempts in 0..3 {
+        let poison = wire.record().await;
+        assert_eq!((poison.offset, poison.attempts), (0, attempts));
+        wire.settle(&[poison], &retry_now());
+    }
+    let good = wire.record().await;
+    assert_eq!(good.offset, 1);
+    wire.ack(&[good]);
+    committed_is(kafka, &group, &topic, 2).await;
+    let stats = gateway.stats(&group).await;
+    assert_eq!((stats.retried, stats.failed, stats.acked), (3, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_failed_too_often_holds_the_commit_and_says_so_by_default() {
+    let kafka = broker();
+    let topic = kafka.topic("exhausted", 1);
+    kafka.fill(&topic, 1, 2, 32);
+    let group = unique("exhausted");
+    let block = "retry = { max_attempts = 2, initial_backoff = \"10ms\", max_backoff = \"1h\" }";
+    let gateway = gateway(&group, &topic, &[block]);
+    let mut wire = Wire::subscribe(&gateway, &group, 2).await;
+    let mut records = wire.records(2).await;
+    let good = records.remove(1);
+    wire.settle(&records, &retry());
+    let again = wire.record().await;
+    assert_eq!((again.offset, again.attempts), (0, 1));
+    wire.settle(&[again], &retry());
+    assert_eq!(wire.settle_answered(&[good], &ack(), false).await, [], "only the poisoned record waits");
+    eventually("an operator is told", SOON, async || {
+        let partitions = gateway.partitions(&group).await;
+        let told = partitions.iter().any(|one| one.blocked_on == "exhausted" && one.oldest_undone_offset == Some(0));
+        if told { Ok(()) } else { Err(partitions) }
+    })
+    .await;
+    assert_eq!(kafka.committed_offset(&group, &topic, 0), Some(0));
 }

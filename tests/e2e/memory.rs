@@ -14,37 +14,42 @@ const MIB: u64 = 1 << 20;
 /// One broker and one machine: side by side these tests would only be slower.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
+/// Acks the next so many records, as they come.
+async fn work_off(wire: &mut Wire, count: usize) {
+    let mut acked = 0;
+    while acked < count {
+        let mut batch = wire.records(1).await;
+        let more = wire.inbox.len().min(count - acked - batch.len());
+        batch.extend(wire.inbox.drain(..more));
+        acked += batch.len();
+        wire.ack(&batch);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_records_acked_behind_a_stuck_head_cost_less_than_32_mib() {
     const BEHIND: usize = 1_000_000;
-    const WARM: usize = 100_000;
+    const WARM: usize = 400_000;
     let _guard = ONE_AT_A_TIME.lock().await;
     let kafka = broker();
     let topic = kafka.topic("stuck", 1);
-    kafka.fill(&topic, 1, BEHIND + 1, 8);
+    kafka.fill(&topic, 1, WARM + 1 + BEHIND, 8);
     let group = unique("stuck");
     let lines = SubscriptionConfig::new(&group, &[&topic]).with("span_limit = 2000000").with("ack_timeout = \"1h\"");
     let gateway = GatewayConfig::new(kafka).subscription(lines).start();
     let mut wire = Wire::subscribe(&gateway, &group, 5_000).await;
+    // First without a stuck head, until buffers, prefetch and allocator have what they ever take.
+    work_off(&mut wire, WARM).await;
+    let warm_rss = peak_rss(gateway.pid());
     let head = wire.record().await;
-    let mut acked = 0;
-    let mut warm_rss = 0;
-    while acked < BEHIND {
-        let batch = wire.records(1).await;
-        let batch: Vec<Lease> = batch.into_iter().chain(wire.inbox.drain(..)).collect();
-        acked += batch.len();
-        wire.ack(&batch);
-        if warm_rss == 0 && acked >= WARM {
-            warm_rss = gateway.rss();
-        }
-    }
+    work_off(&mut wire, BEHIND).await;
     wire.barrier().await;
     let grown = gateway.rss().saturating_sub(warm_rss);
     assert!(grown < 32 * MIB, "from {} to {} MiB", warm_rss / MIB, (warm_rss + grown) / MIB);
-    assert_eq!(kafka.committed_offset(&group, &topic, 0).unwrap_or(0), 0, "nothing passes the head");
+    assert_eq!(kafka.committed_offset(&group, &topic, 0), Some(head.offset), "nothing passes the head");
     wire.ack(&[head]);
     eventually("the commit jumps over a million", SOON, async || match kafka.committed_offset(&group, &topic, 0) {
-        Some(1_000_001) => Ok(()),
+        Some(1_400_001) => Ok(()),
         other => Err(other),
     })
     .await;

@@ -1,66 +1,14 @@
 //! The Rust client on the real thing: connections that are cut, and nodes that drain.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use sluice_client::{Consumer, Event, Record};
-use sluice_tests::{GatewayConfig, SOON, broker, eventually, process::Signal, unique};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use sluice_tests::{GatewayConfig, SOON, Way, broker, eventually, process::Signal, unique};
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{committed_to_the_end, gateway, owns, subscription};
 
 const RECORDS: usize = 200;
-
-/// A way to a gateway that can be cut, and led to another one.
-struct Way {
-    address: SocketAddr,
-    target: Arc<Mutex<String>>,
-    cut: watch::Sender<()>,
-}
-
-impl Way {
-    async fn to(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let address = listener.local_addr().expect("a bound address");
-        let target = Arc::new(Mutex::new(target.to_owned()));
-        let (cut, is_cut) = watch::channel(());
-        let leads_to = Arc::clone(&target);
-        tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let target = leads_to.lock().expect("not poisoned").clone();
-                let mut is_cut = is_cut.clone();
-                is_cut.mark_unchanged();
-                tokio::spawn(async move {
-                    let Ok(mut far) = TcpStream::connect(target).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
-                        _ = is_cut.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { address, target, cut }
-    }
-
-    /// Cuts every connection.
-    fn cut(&self) {
-        self.cut.send_replace(());
-    }
-
-    /// Leads new connections to another gateway.
-    fn lead_to(&self, target: &str) {
-        *self.target.lock().expect("not poisoned") = target.to_owned();
-    }
-}
 
 async fn next(consumer: &mut Consumer) -> Record {
     let record = timeout(SOON, consumer.next()).await.expect("a record comes");
@@ -103,7 +51,8 @@ async fn a_client_whose_connection_is_cut_takes_its_leases_along() {
     // Time enough on a busy machine: what is checked is that nothing comes twice, not how fast.
     let gateway = gateway(&group, &topic, &["resume_timeout = \"30s\""]);
     let way = Way::to(gateway.address()).await;
-    let mut consumer = Consumer::builder(way.address.to_string(), &group).window(20).connect().await.expect("connect");
+    let mut consumer =
+        Consumer::builder(way.address().to_string(), &group).window(20).connect().await.expect("connect");
     let mut events = consumer.events().expect("taken once");
     kafka.fill(&topic, 2, RECORDS, 32);
     let mut given = Given::default();
@@ -147,7 +96,8 @@ async fn a_client_of_a_draining_gateway_finishes_and_goes_on_at_the_next() {
     let mut leaves = config.start();
     owns(&leaves, &group, 2).await;
     let way = Way::to(leaves.address()).await;
-    let mut consumer = Consumer::builder(way.address.to_string(), &group).window(20).connect().await.expect("connect");
+    let mut consumer =
+        Consumer::builder(way.address().to_string(), &group).window(20).connect().await.expect("connect");
     let mut events = consumer.events().expect("taken once");
     kafka.fill(&topic, 2, RECORDS, 32);
     let mut given = Given::default();

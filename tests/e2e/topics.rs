@@ -50,7 +50,8 @@ async fn a_log_that_was_cut_raises_an_alarm_and_goes_on_at_its_end() {
     broker.kill();
     broker.truncate(&topic, 0);
     broker.restart();
-    eventually("the truncation is counted", SOON, async || match gateway.metric("sluice_log_truncated_total") {
+    let counted = || gateway.metric("sluice_log_truncated_total", "");
+    eventually("the truncation is counted", SOON, async || match counted() {
         Some(count) if count >= 1.0 => Ok(()),
         other => Err(other),
     })
@@ -80,7 +81,7 @@ async fn what_retention_took_before_it_was_delivered_is_counted_as_lost() {
     let mut wire = Wire::subscribe(&gateway, &group, 10).await;
     let rest = wire.records(8).await;
     assert_eq!(rest.iter().map(|lease| lease.offset).collect::<Vec<_>>(), [12, 13, 14, 15, 16, 17, 18, 19]);
-    assert_eq!(gateway.metric("sluice_lost_to_retention_total"), Some(7.0));
+    assert_eq!(gateway.metric("sluice_lost_to_retention_total", ""), Some(7.0));
     wire.ack(&rest);
     committed_is(kafka, &group, &topic, 20).await;
 }

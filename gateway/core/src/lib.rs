@@ -29,7 +29,7 @@ mod views;
 
 pub use engine::Engine;
 pub use io::{Assignment, Batch, CommitError, Dealt, Open, Opened, Output, Restored, Resumed};
-pub use metadata::metadata_topic_hash;
+pub use metadata::{metadata_done, metadata_topic_hash};
 pub use policy::{Backoff, OnExhausted, Ordering, Policy};
 pub use types::{
     End, Epoch, Header, Leases, Millis, NextOffset, OffsetRange, Outcome, Record, RejectReason, Rejection,

@@ -47,6 +47,12 @@ pub fn metadata_topic_hash(text: &str) -> Option<u32> {
     decode(text).map(|saved| saved.topic_hash)
 }
 
+/// What the text in a commit says is done above its offset, ascending; `None` when the text is not ours or damaged.
+#[must_use]
+pub fn metadata_done(text: &str) -> Option<Vec<OffsetRange>> {
+    decode(text).map(|saved| saved.done)
+}
+
 /// The text for `saved` in at most `units_max` UTF-16 units; empty when there is nothing to say, or no room.
 pub(crate) fn encode(saved: &Saved, units_max: usize) -> Encoded {
     if saved.done.is_empty() && saved.attempts.is_empty() && saved.topic_hash == 0 {

@@ -44,9 +44,13 @@ impl SubscriptionConfig {
         Self { name: name.to_owned(), topics, lines: Vec::new() }.with("kafka_session_timeout = \"6s\"")
     }
 
-    /// With another line; one that sets the same key is replaced.
+    /// With another line; one that sets the same key is replaced. Under the consumer protocol the broker decides the
+    /// session's time-out.
     #[must_use]
     pub fn with(mut self, line: &str) -> Self {
+        if line == "protocol = \"consumer\"" {
+            self.lines.retain(|known| key(known) != "kafka_session_timeout");
+        }
         self.lines.retain(|known| key(known) != key(line));
         self.lines.push(line.to_owned());
         self
@@ -154,6 +158,10 @@ impl Gateway {
         let log = File::options().create(true).append(true).open(self.log()).expect("open the gateway's log");
         let mut command = Command::new(executable());
         command.arg("serve").arg("--config").arg(self.folder.join("sluice.toml"));
+        // What is meant for the tests is no setting of the gateway's, and a person's settings are none of these tests'.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLUICE_")) {
+            command.env_remove(name);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = process::spawn(command).expect("start the gateway");
         let stdout = child.stdout.take().expect("stdout is a pipe");
@@ -206,14 +214,14 @@ impl Gateway {
         Ok((status, body))
     }
 
-    /// The sum of a metric over all its labels; `None` when it is not there.
+    /// The sum of a metric over its series whose labels contain `labels`; `None` when there is none.
     #[must_use]
-    pub fn metric(&self, name: &str) -> Option<f64> {
+    pub fn metric(&self, name: &str, labels: &str) -> Option<f64> {
         let (_, body) = self.page("/metrics");
         let values = body.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             let value = rest.rsplit(' ').next()?;
-            rest.starts_with(['{', ' ']).then(|| value.parse::<f64>().ok()).flatten()
+            (rest.starts_with(['{', ' ']) && rest.contains(labels)).then(|| value.parse::<f64>().ok()).flatten()
         });
         values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
     }

@@ -10,8 +10,8 @@ use sluice_proto::v1::settlement::Outcome;
 use crate::kafka::client::{Kafka, Produced};
 use crate::wire::{Lease, LeaseName};
 
-/// (topic, partition, offset)
-type Place = (String, i32, i64);
+/// A record by its place: topic, partition, offset.
+pub type Place = (String, i32, i64);
 
 /// A record of what all sessions of a test were dealt and settled, on one clock.
 #[derive(Debug, Clone, Default)]
@@ -127,10 +127,10 @@ impl History {
         held.len()
     }
 
-    /// Records acked at this moment of the wall clock or later.
+    /// When a record was acked, in milliseconds of the wall clock.
     #[must_use]
-    pub fn acked_since_ms(&self, since_ms: u128) -> usize {
-        self.inner().acked.values().filter(|at| **at >= since_ms).count()
+    pub fn acked_at_ms(&self, place: &Place) -> Option<u128> {
+        self.inner().acked.get(place).copied()
     }
 
     // === what must hold ===
@@ -148,23 +148,26 @@ impl History {
         );
     }
 
-    /// S2 and S3: for each commit that the group ever made, all of these records below it had been acked before; and no
-    /// partition's offset went back.
+    /// S2 and S3: for each commit that the group ever made, each of these records that it says is done, below its offset or
+    /// in its metadata, had been acked before; and no partition's offset went back.
     pub fn check_commits(&self, kafka: &Kafka, group: &str, produced: &[Produced]) {
         let acked = self.inner().acked.clone();
+        let mut partitions: BTreeMap<(&str, i32), BTreeSet<i64>> = BTreeMap::new();
+        for one in produced {
+            partitions.entry((&one.topic, one.partition)).or_default().insert(one.offset);
+        }
         let mut last: BTreeMap<(String, i32), i64> = BTreeMap::new();
         for commit in kafka.commit_history(group) {
             let Some(offset) = commit.offset else { continue };
-            let partition = (commit.topic.clone(), commit.partition);
-            let before = last.insert(partition, offset).unwrap_or(0);
+            let before = last.insert((commit.topic.clone(), commit.partition), offset).unwrap_or(0);
             assert!(before <= offset, "S3: the frontier went back from {before}: {commit:?}");
-            let below = produced.iter().filter(|one| {
-                one.topic == commit.topic && one.partition == commit.partition && (before..offset).contains(&one.offset)
-            });
-            for one in below {
-                let at = acked.get(&place(one));
+            let Some(known) = partitions.get(&(commit.topic.as_str(), commit.partition)) else { continue };
+            // What lies below an earlier commit was looked at with that one.
+            let above = commit.done_above().into_iter().flat_map(|(first, last)| known.range(first..=last));
+            for record in known.range(before..offset).chain(above) {
+                let at = acked.get(&(commit.topic.clone(), commit.partition, *record));
                 let in_time = at.is_some_and(|at| *at <= commit.timestamp_ms);
-                assert!(in_time, "S2: {one:?} was acked at {at:?}, but {commit:?} passes it");
+                assert!(in_time, "S2: {record} was acked at {at:?}, but it is done in {commit:?}");
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod kafka;
 pub mod process;
 pub mod scratch;
 pub mod wait;
+pub mod way;
 pub mod wire;
 
 pub use crew::Crew;
@@ -22,6 +23,7 @@ pub use kafka::client::{Kafka, NewRecord, Produced};
 pub use kafka::commits::CommitEntry;
 pub use scratch::unique;
 pub use wait::{eventually, eventually_blocking};
+pub use way::Way;
 pub use wire::{Lease, Wire};
 
 /// The deadline for a state that comes soon on an idle machine, and that must come on a busy one too.

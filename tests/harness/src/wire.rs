@@ -179,6 +179,12 @@ pub fn retry_now() -> Outcome {
     Outcome::Retry(Retry { delay: Some(prost_types::Duration::default()), reason: "a test says so".to_owned() })
 }
 
+/// `Retry`, after the policy's backoff.
+#[must_use]
+pub fn retry() -> Outcome {
+    Outcome::Retry(Retry { delay: None, reason: "a test says so".to_owned() })
+}
+
 /// `Release`.
 #[must_use]
 pub fn release() -> Outcome {

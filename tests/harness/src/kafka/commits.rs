@@ -21,6 +21,23 @@ pub struct CommitEntry {
     pub timestamp_ms: u128,
 }
 
+impl CommitEntry {
+    /// Whether it says that this offset is done: below the committed one, or in what stands beside it.
+    #[must_use]
+    pub fn covers(&self, offset: i64) -> bool {
+        let done = self.done_above();
+        self.offset.is_some_and(|committed| offset < committed)
+            || done.iter().any(|(first, last)| (*first..=*last).contains(&offset))
+    }
+
+    /// Ranges above the committed offset that it says are done.
+    #[must_use]
+    pub fn done_above(&self) -> Vec<(i64, i64)> {
+        let done = sluice_core::metadata_done(&self.metadata).unwrap_or_default();
+        done.into_iter().map(|range| (range.first, range.last)).collect()
+    }
+}
+
 impl Kafka {
     /// All commits of a group, in the order in which Kafka took them.
     #[must_use]
