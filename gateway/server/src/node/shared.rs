@@ -69,10 +69,15 @@ impl Shared {
                 KafkaState::TopicMissing(topic) => why.push(format!("{name}: topic {topic} is missing")),
                 KafkaState::Refused(error) => why.push(format!("{name}: kafka refuses: {error}")),
             }
-            if state.ended && !self.draining.load(Ordering::Acquire) {
-                why.push(format!("{name}: the driver has stopped"));
-            }
         }
+        why.extend(self.stopped_driver().map(|name| format!("{name}: the driver has stopped")));
         why
+    }
+
+    /// A subscription whose driver ended though the node does not.
+    pub(crate) fn stopped_driver(&self) -> Option<&str> {
+        let draining = self.draining.load(Ordering::Acquire);
+        let (name, _) = self.subscriptions.iter().find(|(_, handle)| !draining && handle.state().ended)?;
+        Some(name)
     }
 }

@@ -140,7 +140,7 @@ impl Transport {
 // === impl Link ===
 
 impl Link {
-    pub(super) fn new(
+    pub(crate) fn new(
         frames: mpsc::UnboundedSender<Frame>,
         transport: Arc<Transport>,
         window: Window,

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::membership::{Member, Membership, Step};
 use super::{Counts, KafkaPort, Request, Seats, SessionRegistry, Settings, State, clock};
+use crate::error::Error;
 
 /// Kafka events in one turn, so that settlements are never far behind.
 const KAFKA_EVENTS_PER_TURN: usize = 64;
@@ -138,16 +139,16 @@ impl Driver {
         }
         tracing::warn!(subscription = %self.settings.name, away_ms, "away for a Kafka session: partitions given up");
         self.counts.self_fenced += 1;
-        let all = self.forget_all_partitions();
-        self.engine.lost(now, &all, RevokeReason::Reassigned);
+        self.give_up_all_partitions(now);
         // What Kafka says until `Left` is of the past and is ignored; then the group is joined again.
         self.leave(now, Duration::from_secs(1));
     }
 
-    pub(super) fn forget_all_partitions(&mut self) -> Vec<TopicPartition> {
+    fn give_up_all_partitions(&mut self, now: Millis) {
         self.revoking.clear();
         self.watermarks.clear();
-        self.assigned.drain().collect()
+        let all: Vec<_> = self.assigned.drain().collect();
+        self.engine.lost(now, &all, RevokeReason::Reassigned);
     }
 
     fn handle(&mut self, now: Millis, event: Event) {
@@ -156,8 +157,7 @@ impl Driver {
             Event::Kafka(event) => self.on_kafka(now, event),
             Event::KafkaGone => {
                 tracing::error!(subscription = %self.settings.name, "the Kafka threads ended");
-                let all = self.forget_all_partitions();
-                self.engine.lost(now, &all, RevokeReason::Reassigned);
+                self.give_up_all_partitions(now);
                 self.member.left();
                 self.kafka_state = KafkaState::Unreachable("the Kafka threads ended".to_owned());
                 self.ended |= self.stopping.is_some();
@@ -205,8 +205,7 @@ impl Driver {
         }
         if self.leave_until.is_some_and(|at| at <= now) && self.member.state() == Membership::Leaving {
             tracing::warn!(subscription = %self.settings.name, "leaving the group was not answered in time");
-            self.leave_until = None;
-            self.on_left();
+            self.on_left(now);
         }
     }
 
@@ -232,12 +231,15 @@ impl Driver {
         (self.kafka.send)(command(timeout));
     }
 
-    pub(super) fn on_left(&mut self) {
+    /// What came before `Left` is of a membership that is over: also where it came so late that we had given the leave
+    /// up, joined again and believed it.
+    pub(super) fn on_left(&mut self, now: Millis) {
+        self.give_up_all_partitions(now);
         if self.member.state() == Membership::Leaving {
             self.member.left();
+            self.leave_until = None;
+            self.ended |= self.stopping.is_some();
         }
-        self.leave_until = None;
-        self.ended |= self.stopping.is_some();
     }
 
     fn step_shutdown(&mut self, now: Millis) {
@@ -291,10 +293,14 @@ impl Driver {
 
     /// The end: streams end OK, requests that still wait are refused.
     fn finish(&mut self) {
+        self.end_streams(&Ok(()));
+    }
+
+    fn end_streams(&mut self, how: &Result<(), Error>) {
         for (_, seat) in self.seats.drain() {
             self.registry.remove(&seat.token);
             if let Some(link) = seat.link {
-                link.end(Ok(()));
+                link.end(how.clone().map_err(Into::into));
             }
         }
         self.requests.close();
@@ -303,5 +309,16 @@ impl Driver {
         }
         self.state.send_modify(|state| state.ended = true);
         self.changed.notify_one();
+    }
+}
+
+impl Drop for Driver {
+    /// A panic is a bug, and its subscription is over; what must not be is that it is over in silence, with streams that
+    /// are pinged and never dealt a record. Its streams end, and the node says that it is not well.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(subscription = %self.settings.name, "the driver panicked: the subscription has stopped");
+            self.end_streams(&Err(Error::Stopped));
+        }
     }
 }

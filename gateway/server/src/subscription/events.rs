@@ -14,10 +14,16 @@ impl Driver {
         }
         match event {
             KafkaEvent::State(state) => self.on_state(now, state),
-            KafkaEvent::Left => self.on_left(),
+            KafkaEvent::Left => self.on_left(now),
             // Of a membership that is over: what it owned is given up already.
             _ if !self.member.listens() => {}
-            event => self.on_member_event(now, event),
+            event => {
+                if changes_ownership(&event) {
+                    // What the engine said of the partitions as they were must not be taken for a word about the new.
+                    self.pull_outputs(now);
+                }
+                self.on_member_event(now, event);
+            }
         }
     }
 
@@ -134,4 +140,9 @@ impl Driver {
             }
         }
     }
+}
+
+fn changes_ownership(event: &KafkaEvent) -> bool {
+    use KafkaEvent::{Assigned, Lost, Reset, Revoking};
+    matches!(event, Assigned(_) | Lost(_) | Reset { .. } | Revoking { .. })
 }

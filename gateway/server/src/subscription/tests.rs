@@ -3,11 +3,18 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluice_core::{Policy, SessionId, Settlements};
+use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::time::SystemTime;
+
+use sluice_core::{Assignment, Epoch, NextOffset, Open, Policy, SessionId, Settlements, TopicPartition, Window};
 use sluice_kafka::{FetchGate, KafkaCommand, KafkaEvent};
 use tokio::sync::{Notify, mpsc};
+use tokio_stream::StreamExt as _;
+use tonic::Code;
 
-use super::{KafkaPort, Membership, SessionRegistry, Settings, start};
+use super::{KafkaPort, Membership, Request, SessionRegistry, Settings, start};
+use crate::session::{ConsumeStream, Link, Permit, Profile, channel};
 
 type Sent = Arc<Mutex<Vec<String>>>;
 
@@ -58,4 +65,87 @@ async fn without_sessions_nothing_is_joined_and_an_unknown_session_holds_nothing
     assert!(rejections.is_empty());
     assert_eq!(handle.state().membership, Membership::Idle);
     assert!(sent.lock().unwrap().is_empty());
+}
+
+fn partition() -> TopicPartition {
+    TopicPartition::new("orders", 0)
+}
+
+fn assigned(epoch: i64) -> KafkaEvent {
+    KafkaEvent::Assigned(Assignment {
+        partition: partition(),
+        epoch: Epoch(epoch),
+        next: NextOffset(0),
+        metadata: None,
+        topic_hash: 0,
+        commit_now: true,
+    })
+}
+
+fn committed(epoch: i64) -> KafkaEvent {
+    KafkaEvent::Committed { partition: partition(), epoch: Epoch(epoch), result: Ok(NextOffset(0)) }
+}
+
+fn stream() -> (Arc<Link>, ConsumeStream) {
+    let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
+    let (frames, transport, stream) = channel(permit);
+    let profile = Profile { peer: "test".to_owned(), labels: HashMap::new(), connected_at: SystemTime::now() };
+    (Link::new(frames, transport, Window::default(), profile), stream)
+}
+
+#[tokio::test]
+async fn what_came_before_left_is_of_the_past_however_late_it_comes() {
+    let (port, tell, _) = port();
+    let handle = start(settings(None), port, Arc::new(SessionRegistry::new()), Arc::new(Notify::new()));
+    handle.view().await.unwrap();
+    tell.send(assigned(1)).unwrap();
+    while handle.view().await.unwrap().partitions.is_empty() {}
+    // A leave that was given up, and is answered after all.
+    tell.send(KafkaEvent::Left).unwrap();
+    while !handle.view().await.unwrap().partitions.is_empty() {}
+    assert_eq!(handle.state().membership, Membership::Joined);
+}
+
+#[tokio::test]
+async fn a_partition_that_is_lost_and_given_again_in_one_turn_is_drained_before_it_is_handed_over() {
+    let (port, tell, sent) = port();
+    let handle = start(settings(None), port, Arc::new(SessionRegistry::new()), Arc::new(Notify::new()));
+    let revoking = || KafkaEvent::Revoking { partitions: vec![partition()], grace: Duration::from_secs(60) };
+    let count = |word: &str| sent.lock().unwrap().iter().filter(|it| it.starts_with(word)).count();
+    handle.view().await.unwrap();
+    tell.send(assigned(1)).unwrap();
+    while count("Commit") < 1 {
+        handle.view().await.unwrap();
+    }
+    for event in [revoking(), committed(1), KafkaEvent::Lost(vec![partition()]), assigned(2), revoking()] {
+        tell.send(event).unwrap();
+    }
+    while count("Commit") < 2 {
+        handle.view().await.unwrap();
+    }
+    assert!(count("Revoked") <= 1, "the second revoke waits for its commit: {:?}", sent.lock().unwrap());
+    tell.send(committed(2)).unwrap();
+    while !handle.view().await.unwrap().partitions.is_empty() {}
+    assert!(sent.lock().unwrap().last().unwrap().starts_with("Revoked"));
+}
+
+#[tokio::test]
+async fn a_driver_that_panics_ends_its_streams_and_says_that_it_stopped() {
+    let (mut port, _tell, _) = port();
+    port.send = Box::new(|command| panic!("a bug: {command:?}"));
+    let delay = Some(Duration::from_secs(10));
+    let changed = Arc::new(Notify::new());
+    let sessions = Arc::new(SessionRegistry::new());
+    let handle = start(settings(delay), port, sessions.clone(), changed.clone());
+    let (link, mut frames) = stream();
+    handle.send(Request::Open { link, open: Open::default() });
+    let mut last = None;
+    while let Some(frame) = frames.next().await {
+        last = Some(frame);
+    }
+    assert_eq!(last.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert!(handle.state().ended && sessions.is_empty());
+    let (link, mut refused) = stream();
+    handle.send(Request::Open { link, open: Open::default() });
+    assert_eq!(refused.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
 }
