@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::ffi::{Batch, Code, Handle, List, MessageView, OK, Queue, code_name};
 use crate::io::{FetchGate, KafkaEvent};
-use crate::messages::{Decision, FetchCommand, LookupCommand, Token};
+use crate::messages::{Decision, Epochs, FetchCommand, LookupCommand, Token};
 use crate::records::Copier;
 use crate::signal::Mailbox;
 use crate::subscription::Error;
@@ -53,6 +53,7 @@ pub(crate) struct Fetch {
     gate: Arc<FetchGate>,
     commands: Arc<Mailbox<FetchCommand>>,
     lookup: Arc<Mailbox<LookupCommand>>,
+    epochs: Arc<Epochs>,
     events: UnboundedSender<KafkaEvent>,
     partitions: HashMap<TopicPartition, Partition>,
     positions_at: Instant,
@@ -64,6 +65,7 @@ impl Fetch {
         gate: &Arc<FetchGate>,
         commands: &Arc<Mailbox<FetchCommand>>,
         lookup: &Arc<Mailbox<LookupCommand>>,
+        epochs: &Arc<Epochs>,
         events: UnboundedSender<KafkaEvent>,
     ) -> Result<Self, Error> {
         let mut queue =
@@ -74,6 +76,7 @@ impl Fetch {
             gate: Arc::clone(gate),
             commands: Arc::clone(commands),
             lookup: Arc::clone(lookup),
+            epochs: Arc::clone(epochs),
             events,
             partitions: HashMap::new(),
             positions_at: Instant::now(),
@@ -176,8 +179,8 @@ impl Fetch {
                 }
                 let _member_gone = answer.send(());
             }
-            FetchCommand::Hold(partition) => self.hold(&partition),
-            FetchCommand::Unhold(partition, next) => self.unhold(&partition, next),
+            FetchCommand::Hold(partition, epoch) => self.hold(&partition, epoch),
+            FetchCommand::Unhold(partition, epoch, next) => self.unhold(&partition, epoch, next),
             FetchCommand::Stop => {}
         }
     }
@@ -188,6 +191,7 @@ impl Fetch {
         let Some(state) = self.partitions.get_mut(&partition) else { return };
         state.epoch = assignment.epoch;
         state.next = assignment.next.0;
+        self.epochs.begin(&partition, assignment.epoch);
         self.tell(KafkaEvent::Assigned(assignment));
         self.fetch_from_next(&partition);
     }
@@ -229,8 +233,14 @@ impl Fetch {
         announced
     }
 
-    fn hold(&mut self, partition: &TopicPartition) {
-        let Some(state) = self.partitions.get_mut(partition) else { return };
+    /// The partition in this epoch. A command of an earlier one is void: the driver has not heard yet that it began
+    /// anew, and would never take the hold back.
+    fn of_epoch(&mut self, partition: &TopicPartition, epoch: Epoch) -> Option<&mut Partition> {
+        self.partitions.get_mut(partition).filter(|state| state.epoch == epoch)
+    }
+
+    fn hold(&mut self, partition: &TopicPartition, epoch: Epoch) {
+        let Some(state) = self.of_epoch(partition, epoch) else { return };
         match state.phase {
             Phase::Fetching => {
                 state.phase = Phase::Held;
@@ -241,8 +251,8 @@ impl Fetch {
         }
     }
 
-    fn unhold(&mut self, partition: &TopicPartition, next: NextOffset) {
-        let Some(state) = self.partitions.get_mut(partition) else { return };
+    fn unhold(&mut self, partition: &TopicPartition, epoch: Epoch, next: NextOffset) {
+        let Some(state) = self.of_epoch(partition, epoch) else { return };
         match state.phase {
             Phase::Held => {
                 state.next = next.0;

@@ -194,10 +194,10 @@ pub enum KafkaCommand {
     },
     /// This partition of a `Revoking` is drained and committed.
     Revoked(TopicPartition),
-    /// Take it off the fetch handle, its epoch stays.
-    Hold(TopicPartition),
-    /// Put it back.
-    Unhold(TopicPartition, NextOffset),
+    /// Take it off the fetch handle, its epoch stays. Of another epoch than the live one: nothing happens.
+    Hold(TopicPartition, Epoch),
+    /// Put it back. Of another epoch than the live one: nothing happens.
+    Unhold(TopicPartition, Epoch, NextOffset),
     /// Leave the group and close both handles, within the duration. Everything must be drained before.
     Leave(Duration),
     /// As `Leave`, and the threads end.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::ffi::{Code, Event, Handle, List, OK, PartitionResult, Purpose, Queue, boot_time, code_name};
 use crate::io::{KafkaCommand, KafkaConfig, KafkaEvent};
-use crate::messages::{FetchCommand, LookupCommand, Token};
+use crate::messages::{Epochs, FetchCommand, LookupCommand, Token};
 use crate::repeats::Repeats;
 use crate::signal::Mailbox;
 use crate::subscription::{Error, spawn};
@@ -56,6 +56,7 @@ pub(crate) struct Member {
     commands: Arc<Mailbox<KafkaCommand>>,
     fetch: Arc<Mailbox<FetchCommand>>,
     lookup: Arc<Mailbox<LookupCommand>>,
+    epochs: Arc<Epochs>,
     events: UnboundedSender<KafkaEvent>,
     live: Option<Live>,
     /// We want to be a member, and have no handle: try at this time.
@@ -75,6 +76,7 @@ impl Member {
         commands: &Arc<Mailbox<KafkaCommand>>,
         fetch: &Arc<Mailbox<FetchCommand>>,
         lookup: &Arc<Mailbox<LookupCommand>>,
+        epochs: &Arc<Epochs>,
         events: UnboundedSender<KafkaEvent>,
     ) -> Self {
         Self {
@@ -82,6 +84,7 @@ impl Member {
             commands: Arc::clone(commands),
             fetch: Arc::clone(fetch),
             lookup: Arc::clone(lookup),
+            epochs: Arc::clone(epochs),
             events,
             live: None,
             join_at: None,
@@ -134,8 +137,10 @@ impl Member {
                 }
                 self.answer_revoke_if_drained();
             }
-            KafkaCommand::Hold(partition) => self.fetch.send(FetchCommand::Hold(partition)),
-            KafkaCommand::Unhold(partition, next) => self.fetch.send(FetchCommand::Unhold(partition, next)),
+            KafkaCommand::Hold(partition, epoch) => self.fetch.send(FetchCommand::Hold(partition, epoch)),
+            KafkaCommand::Unhold(partition, epoch, next) => {
+                self.fetch.send(FetchCommand::Unhold(partition, epoch, next));
+            }
             KafkaCommand::Leave(within) => {
                 self.leave(within);
                 self.lookup.send(LookupCommand::Idle);
@@ -210,6 +215,7 @@ impl Member {
         self.answer(true);
         for partition in partitions {
             if self.owned.insert(partition.clone()) {
+                self.epochs.end(&partition);
                 self.counter += 1;
                 let token = Token(self.counter);
                 self.fetch.send(FetchCommand::Expect(partition.clone(), token));
@@ -264,6 +270,7 @@ impl Member {
     fn lose(&mut self, partitions: Vec<TopicPartition>, quiet: bool) {
         for partition in &partitions {
             self.owned.remove(partition);
+            self.epochs.end(partition);
             self.lookup.send(LookupCommand::Forget(partition.clone()));
         }
         let _timed_out = self.ask_fetch(|answer| FetchCommand::Lose { partitions, quiet, answer });
@@ -298,9 +305,10 @@ impl Member {
     fn commit(&mut self, partition: TopicPartition, epoch: Epoch, offset: NextOffset, metadata: &str) {
         let refused = if metadata.len() > METADATA_BYTES_MAX {
             Some(CommitError::MetadataTooLarge)
-        } else if self.owned.contains(&partition) {
+        } else if self.owned.contains(&partition) && self.epochs.is_live(&partition, epoch) {
             None
         } else {
+            // Of an earlier epoch it would be taken, though others may have owned the partition in between.
             Some(CommitError::NotMember)
         };
         let Some(live) = self.live.as_ref().filter(|_| refused.is_none()) else {
@@ -396,6 +404,10 @@ impl Member {
         tracing::error!(group = self.config.group, why, "the member handle is made anew; its partitions are lost");
         let partitions: Vec<_> = self.owned.iter().cloned().collect();
         self.lose(partitions, false);
+        if let Some(revoke) = self.revoke.as_ref().filter(|revoke| !revoke.waiting.is_empty()) {
+            // The fetch thread has forgotten these already; the driver still lets their leases be settled.
+            self.tell(KafkaEvent::Lost(revoke.waiting.iter().cloned().collect()));
+        }
         for commit in self.in_flight.values().filter(|commit| !commit.given_up) {
             let (partition, epoch) = (commit.partition.clone(), commit.epoch);
             self.tell(KafkaEvent::Committed { partition, epoch, result: Err(CommitError::NotMember) });

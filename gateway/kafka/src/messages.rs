@@ -1,6 +1,8 @@
 //! What the three threads of a subscription say to each other.
 
+use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition};
@@ -11,6 +13,27 @@ use crate::io::ResetCause;
 /// Names one assignment of a partition to us, so that an answer about an earlier one is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(pub(crate) u64);
+
+/// The epoch in which each partition was announced to the driver last, as long as it is ours. What the driver says in
+/// another one is of an earlier life of the partition: it has not heard of its end yet.
+#[derive(Debug, Default)]
+pub(crate) struct Epochs(Mutex<HashMap<TopicPartition, Epoch>>);
+
+impl Epochs {
+    /// It is about to be announced.
+    pub(crate) fn begin(&self, partition: &TopicPartition, epoch: Epoch) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(partition.clone(), epoch);
+    }
+
+    /// Not ours any more, or ours anew and not announced yet.
+    pub(crate) fn end(&self, partition: &TopicPartition) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(partition);
+    }
+
+    pub(crate) fn is_live(&self, partition: &TopicPartition, epoch: Epoch) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(partition) == Some(&epoch)
+    }
+}
 
 /// To the fetch thread, which alone knows what was announced to the driver, and says it in order.
 #[derive(Debug)]
@@ -26,9 +49,9 @@ pub(crate) enum FetchCommand {
     /// Stop; the driver hears `Lost` unless it asked to leave.
     Lose { partitions: Vec<TopicPartition>, quiet: bool, answer: SyncSender<()> },
     /// See `KafkaCommand::Hold`.
-    Hold(TopicPartition),
+    Hold(TopicPartition, Epoch),
     /// See `KafkaCommand::Unhold`.
-    Unhold(TopicPartition, NextOffset),
+    Unhold(TopicPartition, Epoch, NextOffset),
     /// End the thread.
     Stop,
 }

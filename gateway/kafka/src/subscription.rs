@@ -10,7 +10,7 @@ use crate::ffi::{Handle, Purpose};
 use crate::io::{FetchGate, KafkaCommand, KafkaConfig, KafkaEvent};
 use crate::lookup::Lookup;
 use crate::member::Member;
-use crate::messages::FetchCommand;
+use crate::messages::{Epochs, FetchCommand};
 use crate::signal::Mailbox;
 
 /// Records on their way to the driver, in bytes. Beyond it stands only librdkafka's own prefetch queue.
@@ -58,11 +58,12 @@ impl Subscription {
         let gate = FetchGate::new(QUEUED_BYTES_MAX);
         gate.wakes(fetch.signal());
 
-        let work = Fetch::new(&fetch_handle, &gate, &fetch, &lookup, events.clone())?;
+        let epochs = Arc::new(Epochs::default());
+        let work = Fetch::new(&fetch_handle, &gate, &fetch, &lookup, &epochs, events.clone())?;
         spawn("kafka-fetch", move || work.run())?;
         let work = Lookup::new(&config, fetch_handle, &lookup, &fetch, events.clone());
         spawn("kafka-lookup", move || work.run())?;
-        let work = Member::new(&config, &member, &fetch, &lookup, events);
+        let work = Member::new(&config, &member, &fetch, &lookup, &epochs, events);
         spawn("kafka-member", move || work.run())?;
         Ok((Self { gate, member, fetch }, receiver))
     }
@@ -70,8 +71,10 @@ impl Subscription {
     /// Sends a command; never blocks.
     pub fn send(&self, command: KafkaCommand) {
         match command {
-            KafkaCommand::Hold(partition) => self.fetch.send(FetchCommand::Hold(partition)),
-            KafkaCommand::Unhold(partition, next) => self.fetch.send(FetchCommand::Unhold(partition, next)),
+            KafkaCommand::Hold(partition, epoch) => self.fetch.send(FetchCommand::Hold(partition, epoch)),
+            KafkaCommand::Unhold(partition, epoch, next) => {
+                self.fetch.send(FetchCommand::Unhold(partition, epoch, next));
+            }
             command => self.member.send(command),
         }
     }

@@ -143,6 +143,30 @@ fn a_commit_that_has_no_reply_does_not_outlive_a_revoke() {
 }
 
 #[test]
+fn a_partition_that_is_lost_while_it_drains_is_told_as_lost() {
+    let own = Broker::start();
+    let kafka = own.kafka();
+    let (topic, group) = (kafka.topic("draining", 2), unique("group"));
+    kafka.fill(&topic, 2, 100, 10);
+    let mut settings = config(kafka.bootstrap(), &group, &[&topic]);
+    settings.commit_deadline = Duration::from_secs(1);
+    let mut driver = Driver::join(settings.clone());
+    driver.until("all is committed", |driver| driver.committed.values().filter(|next| **next == 50).count() == 2);
+    driver.answers_revokes = false;
+    driver.commits = false;
+    let mut other = Driver::join(settings);
+    driver.until("one must go", |driver| driver.revoking.len() == 1);
+    let going = driver.revoking[0].clone();
+    own.pause();
+    // Its leases are still open: it is not given back.
+    driver.commit(&going, 7, "");
+    driver.until("both are lost", |driver| driver.lost.len() == 2);
+    assert!(driver.lost.contains(&going));
+    own.resume();
+    other.turn();
+}
+
+#[test]
 fn a_commit_that_another_member_rewound_is_noticed() {
     let kafka = broker();
     let (topic, group) = (kafka.topic("rewound", 2), unique("group"));

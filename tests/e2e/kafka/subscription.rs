@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use crate::driver::{Driver, config};
-use sluice_core::TopicPartition;
+use sluice_core::{CommitError, Epoch, NextOffset, TopicPartition};
 use sluice_kafka::{Assignor, KafkaCommand, KafkaState, Protocol, Start};
 use sluice_tests::{NewRecord, SOON, broker, eventually_blocking, unique};
 
@@ -223,13 +223,33 @@ fn a_held_partition_rests_and_goes_on_where_it_is_told() {
     let mut driver = Driver::join(config(kafka.bootstrap(), &group, &[&topic]));
     driver.until("both are assigned", |driver| driver.owned.len() == 2);
     let (held, flowing) = (TopicPartition::new(topic.as_str(), 0), TopicPartition::new(topic.as_str(), 1));
-    driver.subscription.send(KafkaCommand::Hold(held.clone()));
+    let epoch = driver.owned[&held].epoch;
+    // What is said in an earlier epoch is void: nobody would take that hold back.
+    driver.subscription.send(KafkaCommand::Hold(flowing.clone(), Epoch(epoch.0 ^ 1)));
+    driver.subscription.send(KafkaCommand::Hold(held.clone(), epoch));
     kafka.fill(&topic, 2, 200, 10);
     driver.until("the other flows", |driver| driver.received.get(&flowing).is_some_and(|it| it.len() == 100));
     assert!(!driver.received.contains_key(&held));
-    driver.subscription.send(KafkaCommand::Unhold(held.clone(), sluice_core::NextOffset(40)));
+    driver.subscription.send(KafkaCommand::Unhold(held.clone(), Epoch(epoch.0 ^ 1), NextOffset(90)));
+    driver.subscription.send(KafkaCommand::Unhold(held.clone(), epoch, NextOffset(40)));
     driver.until("it goes on", |driver| driver.received.get(&held).is_some_and(|it| it.len() == 60));
     assert_eq!(driver.received[&held][0], 40);
+}
+
+#[test]
+fn a_commit_of_an_earlier_epoch_never_reaches_kafka() {
+    let kafka = broker();
+    let (topic, group) = (kafka.topic("epochs", 1), unique("group"));
+    kafka.fill(&topic, 1, 10, 10);
+    let mut driver = Driver::join(config(kafka.bootstrap(), &group, &[&topic]));
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    driver.until("all is committed", |driver| driver.committed.get(&partition) == Some(&10));
+    let epoch = Epoch(driver.owned[&partition].epoch.0 ^ 1);
+    let (offset, metadata) = (NextOffset(3), String::new());
+    driver.subscription.send(KafkaCommand::Commit { partition: partition.clone(), epoch, offset, metadata });
+    driver.until("it is refused", |driver| driver.commit_errors == [CommitError::NotMember]);
+    assert_eq!(driver.committed[&partition], 10);
+    assert!(driver.lost.is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{Engine, Millis, RevokeReason, TopicPartition};
+use sluice_core::{Engine, Epoch, Millis, RevokeReason, TopicPartition};
 use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -41,8 +41,8 @@ pub(super) struct Driver {
     requests: mpsc::UnboundedReceiver<Request>,
     pub(super) seats: Seats,
     pub(super) registry: Arc<SessionRegistry>,
-    /// Partitions that the engine owns.
-    pub(super) assigned: HashSet<TopicPartition>,
+    /// Partitions that the engine owns, and their epochs.
+    pub(super) assigned: HashMap<TopicPartition, Epoch>,
     /// Of them, those that the group waits for.
     pub(super) revoking: HashSet<TopicPartition>,
     pub(super) ever_assigned: bool,
@@ -89,7 +89,7 @@ impl Driver {
             requests,
             seats: Seats::new(),
             registry,
-            assigned: HashSet::new(),
+            assigned: HashMap::new(),
             revoking: HashSet::new(),
             ever_assigned: false,
             watermarks: HashMap::new(),
@@ -147,7 +147,7 @@ impl Driver {
     fn give_up_all_partitions(&mut self, now: Millis) {
         self.revoking.clear();
         self.watermarks.clear();
-        let all: Vec<_> = self.assigned.drain().collect();
+        let all: Vec<_> = self.assigned.drain().map(|(partition, _)| partition).collect();
         self.engine.lost(now, &all, RevokeReason::Reassigned);
     }
 
@@ -198,7 +198,7 @@ impl Driver {
             Step::None => {}
             Step::Join => (self.kafka.send)(KafkaCommand::Join),
             Step::Drain => {
-                let all: Vec<_> = self.assigned.iter().cloned().collect();
+                let all: Vec<_> = self.assigned.keys().cloned().collect();
                 let deadline = self.drain_deadline(now);
                 self.engine.revoking(now, &all, deadline);
             }

@@ -49,7 +49,9 @@ impl Driver {
                     subscription = %self.settings.name, %partition, from = from.0, to = to.0,
                     "retention passed the position: records were deleted before anyone saw them"
                 );
-                self.engine.position(now, &partition, self.epoch_of(now, &partition), to);
+                if let Some(epoch) = self.assigned.get(&partition).copied() {
+                    self.engine.position(now, &partition, epoch, to);
+                }
             }
             KafkaEvent::CommitRewound(partition) => {
                 self.counts.commits_rewound += 1;
@@ -63,21 +65,16 @@ impl Driver {
         }
     }
 
-    fn epoch_of(&self, now: Millis, partition: &TopicPartition) -> sluice_core::Epoch {
-        let views = self.engine.partitions(now);
-        views.iter().find(|view| view.partition == *partition).map_or(sluice_core::Epoch(0), |view| view.epoch)
-    }
-
     fn on_assigned(&mut self, now: Millis, assignment: Assignment) {
         let partition = assignment.partition.clone();
-        let next = assignment.next.0;
+        let (next, epoch) = (assignment.next.0, assignment.epoch);
         let restored = self.engine.assigned(now, assignment);
         tracing::info!(subscription = %self.settings.name, %partition, next, ?restored, "partition assigned");
         if restored == Restored::Ignored {
             tracing::warn!(subscription = %self.settings.name, %partition, "the commit's metadata is not ours: ignored");
         }
         self.ever_assigned = true;
-        self.assigned.insert(partition.clone());
+        self.assigned.insert(partition.clone(), epoch);
         if self.member.state() == Membership::Draining {
             let deadline = self.drain_deadline(now);
             self.engine.revoking(now, &[partition], deadline);
@@ -86,7 +83,7 @@ impl Driver {
 
     fn on_revoking(&mut self, now: Millis, partitions: Vec<TopicPartition>, deadline: Millis) {
         let (ours, others): (Vec<_>, Vec<_>) =
-            partitions.into_iter().partition(|partition| self.assigned.contains(partition));
+            partitions.into_iter().partition(|partition| self.assigned.contains_key(partition));
         // What we gave up already needs no drain, only the answer.
         for partition in others {
             (self.kafka.send)(KafkaCommand::Revoked(partition));

@@ -36,9 +36,15 @@ impl Driver {
             Output::Drained { partition } => self.on_drained(partition),
             Output::Hold { partition } => {
                 self.counts.partition_holds += 1;
-                (self.kafka.send)(KafkaCommand::Hold(partition));
+                if let Some(epoch) = self.assigned.get(&partition).copied() {
+                    (self.kafka.send)(KafkaCommand::Hold(partition, epoch));
+                }
             }
-            Output::Unhold { partition, next } => (self.kafka.send)(KafkaCommand::Unhold(partition, next)),
+            Output::Unhold { partition, next } => {
+                if let Some(epoch) = self.assigned.get(&partition).copied() {
+                    (self.kafka.send)(KafkaCommand::Unhold(partition, epoch, next));
+                }
+            }
             Output::Rest(rest) => {
                 self.counts.fetch_rests += u64::from(rest && !self.rest);
                 self.counts.fetch_resting = rest;
