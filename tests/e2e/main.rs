@@ -1,5 +1,6 @@
 //! The whole path on a real Kafka: a gateway as a process of its own, clients on the wire.
 
+mod bad_input;
 mod basics;
 mod clients;
 mod crash;
@@ -7,6 +8,7 @@ mod expiry;
 mod handover;
 mod outage;
 mod rust_client;
+mod services;
 mod settlements;
 mod stock_grpc;
 mod topics;

@@ -160,6 +160,11 @@ impl Past {
         self.order.len()
     }
 
+    /// How many leases are remembered.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// What is remembered of `first..=last`: how it ended, base, bits.
     pub(crate) fn within(&self, pid: Pid, first: i64, last: i64) -> impl Iterator<Item = (Ended, i64, u128)> {
         let from = (pid, first.saturating_sub(LEASE_SPAN - 1), 0, Ended::Ack);

@@ -9,6 +9,20 @@ use crate::types::{Leases, Millis, OffsetRange, Outcome, RejectReason, Rejection
 /// From so many ranges on, and at each doubling, what is rejected is sorted and merged.
 const MERGE_FROM: usize = 8_192;
 
+/// A frame of settlements may look at so many times what its session holds and remembers: ranges that lie over each other
+/// look at it again and again, and one frame has room for 100,000 of them. Beyond it they are INVALID.
+const LOOKS_MAX: u64 = 4;
+/// Beside what is held and remembered.
+const LOOKS_EXTRA: u64 = 10_000;
+
+/// One frame of settlements.
+#[derive(Debug)]
+struct Frame {
+    seen: u64,
+    /// Leases and memories that ranges of more than one offset may still look at.
+    looks_left: u64,
+}
+
 /// What is done to the leases that a range names.
 #[derive(Debug, Clone, Copy)]
 enum Action {
@@ -88,12 +102,14 @@ impl Engine {
     ) -> Vec<Rejection> {
         let mut rejected = Rejected::default();
         let mut touched: Vec<Pid> = Vec::new();
+        let known = self.sessions.get(&id).map_or(0, |session| session.held + session.past.count());
+        let mut frame = Frame { seen: settlements.seen, looks_left: LOOKS_MAX * known + LOOKS_EXTRA };
         for settlement in &settlements.settlements {
             if settlements.durable {
                 rejected.add_all(&settlement.leases, RejectReason::Invalid);
                 continue;
             }
-            if let Some(pid) = self.apply_one(now, id, settlements.seen, settlement, &mut rejected)
+            if let Some(pid) = self.apply_one(now, id, &mut frame, settlement, &mut rejected)
                 && !touched.contains(&pid)
             {
                 touched.push(pid);
@@ -124,7 +140,7 @@ impl Engine {
         &mut self,
         now: Millis,
         id: SessionId,
-        seen: u64,
+        frame: &mut Frame,
         settlement: &Settlement,
         rejected: &mut Rejected,
     ) -> Option<Pid> {
@@ -134,11 +150,19 @@ impl Engine {
             return None;
         };
         let pid = self.partitions.live(&leases.partition, leases.epoch);
+        let mut widest: Option<OffsetRange> = None;
         for range in &leases.offsets {
-            if !is_valid(*range, seen) {
+            let within =
+                |wide: OffsetRange| wide.first <= range.first && range.first < range.last && range.last <= wide.last;
+            if widest.is_some_and(within) {
+                // The same was done to all that is in it, and answered.
+                continue;
+            }
+            if !is_valid(*range, frame) {
                 rejected.add(leases, *range, RejectReason::Invalid);
             } else if let Some(pid) = pid {
-                self.apply_range(now, id, pid, seen, *range, action, |range| {
+                widest = (range.first < range.last).then_some(*range).or(widest);
+                self.apply_range(now, id, pid, frame, *range, action, |range| {
                     rejected.add(leases, range, RejectReason::NotHeld);
                 });
             } else {
@@ -172,17 +196,19 @@ impl Engine {
         now: Millis,
         id: SessionId,
         pid: Pid,
-        seen: u64,
+        frame: &mut Frame,
         range: OffsetRange,
         action: Action,
         mut reject: impl FnMut(OffsetRange),
     ) {
         let OffsetRange { first, last } = range;
         let Some(session) = self.sessions.get(&id) else { return };
+        let seen = frame.seen;
         let meant = |lease: &Lease| seen == 0 || lease.frame <= seen;
         let mut taken = std::mem::take(&mut self.scratch);
-        taken
-            .extend(session.leases_in(pid, first, last).filter(|(_, l, _)| meant(l)).map(|(key, _, bits)| (key, bits)));
+        let mut looks = 0;
+        let within = session.leases_in(pid, first, last).inspect(|_| looks += 1);
+        taken.extend(within.filter(|(_, lease, _)| meant(lease)).map(|(key, _, bits)| (key, bits)));
         let success = match action {
             Action::End(_, ended) => Some(ended),
             Action::Extend(_) => None,
@@ -190,6 +216,9 @@ impl Engine {
         let (mut same, mut other) = (Vec::new(), Vec::new());
         for (ended, base, bits) in session.past.within(pid, first, last) {
             if Some(ended) == success { &mut same } else { &mut other }.extend(offsets_of(base, bits));
+        }
+        if first != last {
+            frame.looks_left = frame.looks_left.saturating_sub(looks + (same.len() + other.len()) as u64);
         }
         let single_unknown = first == last && taken.is_empty() && same.is_empty();
         if single_unknown {
@@ -229,6 +258,7 @@ impl Engine {
     }
 }
 
-fn is_valid(range: OffsetRange, seen: u64) -> bool {
-    range.first >= 0 && range.last >= range.first && (range.first == range.last || seen != 0)
+fn is_valid(range: OffsetRange, frame: &Frame) -> bool {
+    let wide = frame.seen != 0 && frame.looks_left > 0;
+    range.first >= 0 && range.last >= range.first && (range.first == range.last || wide)
 }

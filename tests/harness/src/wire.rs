@@ -11,8 +11,8 @@ use sluice_proto::v1::consume_response::Response;
 use sluice_proto::v1::consumer_service_client::ConsumerServiceClient;
 use sluice_proto::v1::settlement::Outcome;
 use sluice_proto::v1::{
-    Ack, ConsumeRequest, ConsumeResponse, Delivery, Flow, Leases, OffsetRange, Pong, Rejection, Release, Retry,
-    Revoked, Settlement, Settlements, Subscribe, Subscribed, subscribe,
+    Ack, ConsumeRequest, ConsumeResponse, Delivery, DrainReason, Flow, Leases, OffsetRange, Pong, Rejection, Release,
+    Retry, Revoked, Settlement, Settlements, Subscribe, Subscribed, subscribe,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -119,6 +119,8 @@ pub struct Wire {
     pub pings: u64,
     /// A `Drain` was read.
     pub drained: bool,
+    /// Why, when it was told to drain.
+    pub drain_reason: DrainReason,
 }
 
 /// A first frame for a subscription, with a window of records.
@@ -225,6 +227,7 @@ impl Wire {
             committed: BTreeMap::new(),
             pings: 0,
             drained: false,
+            drain_reason: DrainReason::Unspecified,
         })
     }
 
@@ -334,7 +337,10 @@ impl Wire {
                     self.send(Request::Pong(Pong {}));
                 }
             }
-            Some(Response::Drain(_)) => self.drained = true,
+            Some(Response::Drain(drain)) => {
+                self.drained = true;
+                self.drain_reason = drain.reason();
+            }
             other => panic!("an unexpected frame: {other:?}"),
         }
         Seen::Frame

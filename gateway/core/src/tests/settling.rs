@@ -70,6 +70,23 @@ fn what_changes_nothing_is_answered_and_changes_nothing() {
 }
 
 #[test]
+fn ranges_over_each_other_cost_no_more_than_a_few_looks_at_what_is_known() {
+    let mut w = World::new();
+    w.assign(0);
+    let s = w.open(None, 5_000);
+    w.receive(0, 0..5_000);
+    w.poll();
+    // Each names all that is held, and settles none of it: looked at once for each range, this would take minutes.
+    let ranges: Vec<_> = (0..100_000).map(|n| range(0, 1_000_000 + n)).collect();
+    let rejections = w.settle(s, u64::MAX, &ranges, Outcome::Extend { ack_timeout_ms: None });
+    assert_eq!(rejections.iter().map(|r| r.reason).collect::<Vec<_>>(), [RejectReason::Invalid]);
+    assert!(rejections[0].leases.offsets.len() > 90_000);
+    // The next frame is a frame like any other.
+    assert!(w.ack(s, u64::MAX, 0, 4_999).is_empty());
+    assert_eq!(w.engine.leases_open(), 0);
+}
+
+#[test]
 fn a_lease_that_expires_comes_again_with_an_attempt_and_its_late_ack_is_not_held() {
     let mut w = World::new();
     w.assign(0);

@@ -6,6 +6,8 @@ use sluice_core::{Leases, OffsetRange, Outcome, Settlement, Settlements, Window}
 
 /// Ranges that fit beside two windows.
 const RANGES_EXTRA: usize = 1_000;
+/// However large a window is, no more ranges than this are kept.
+const RANGES_MAX: usize = 1 << 20;
 
 /// One thing for the engine.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +48,7 @@ impl Inbox {
     /// The limit follows the largest window: what was dealt under it may still be settled.
     fn raise_limit(&mut self, window: Window) {
         let records = usize::try_from(window.max_records).unwrap_or(usize::MAX);
-        self.ranges_max = self.ranges_max.max(records.saturating_mul(2).saturating_add(RANGES_EXTRA));
+        self.ranges_max = self.ranges_max.max(records.saturating_mul(2).saturating_add(RANGES_EXTRA).min(RANGES_MAX));
     }
 
     /// Adds an input; a window replaces one that waits at the end.
@@ -57,6 +59,10 @@ impl Inbox {
                 *last = *window;
                 return Ok(());
             }
+        }
+        // It asks for nothing, not even for an answer.
+        if matches!(&input, Input::Settle(s) if s.request_id == 0 && s.settlements.is_empty()) {
+            return Ok(());
         }
         let ranges = input.ranges();
         if self.ranges + ranges > self.ranges_max {
@@ -77,10 +83,15 @@ impl Inbox {
     }
 
     /// Joins neighbouring frames that mean the same, and their ranges. Only frames with the same `seen` are joined: a
-    /// range under a later `seen` could swallow a record that was dealt again in between.
+    /// range under a later `seen` could swallow a record that was dealt again in between. Of the windows the last counts:
+    /// nothing is dealt before all that waits was applied.
     fn fold(&mut self) {
         let mut folded: VecDeque<Input> = VecDeque::with_capacity(self.inputs.len());
-        for input in self.inputs.drain(..) {
+        let last_window = self.inputs.iter().rposition(|input| matches!(input, Input::Window(_)));
+        for (at, input) in self.inputs.drain(..).enumerate() {
+            if matches!(input, Input::Window(_)) && Some(at) != last_window {
+                continue;
+            }
             match (folded.back_mut(), input) {
                 (Some(Input::Settle(last)), Input::Settle(next)) if same_frame(last, &next) => {
                     last.settlements.extend(next.settlements);
@@ -215,6 +226,28 @@ mod tests {
         inbox.push(ack(2, 0)).unwrap();
         inbox.fold();
         assert_eq!(inbox.ranges, 2);
+    }
+
+    #[test]
+    fn windows_between_settlements_are_no_flood_and_empty_frames_are_nothing() {
+        let mut inbox = Inbox::new(Window::default());
+        for n in 0..10_000 {
+            inbox.push(Input::Window(Window { max_records: 1, max_bytes: n })).unwrap();
+            inbox.push(Input::Settle(Settlements::default())).unwrap();
+            inbox.push(ack(i64::try_from(n).unwrap(), 7)).unwrap();
+        }
+        let windows = |input: &Input| matches!(input, Input::Window(_));
+        let inputs = inbox.take();
+        assert_eq!(inputs.iter().rfind(|input| windows(input)), {
+            Some(&Input::Window(Window { max_records: 1, max_bytes: 9_999 }))
+        });
+        assert!(inputs.len() <= RANGES_EXTRA + 2);
+    }
+
+    #[test]
+    fn the_largest_window_keeps_a_bounded_inbox() {
+        let inbox = Inbox::new(Window { max_records: u32::MAX, max_bytes: 0 });
+        assert_eq!(inbox.ranges_max, RANGES_MAX);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -31,6 +31,8 @@ pub struct NewRecord {
     pub key: Option<Vec<u8>>,
     /// Absent: a tombstone.
     pub value: Option<Vec<u8>>,
+    /// Names and values, in their order.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 /// A record that Kafka acknowledged.
@@ -50,7 +52,7 @@ impl NewRecord {
     /// A record with this value for a partition.
     #[must_use]
     pub fn to(partition: i32, value: impl Into<Vec<u8>>) -> Self {
-        Self { partition: Some(partition), key: None, value: Some(value.into()) }
+        Self { partition: Some(partition), value: Some(value.into()), ..Self::default() }
     }
 
     /// With a key.
@@ -216,7 +218,13 @@ impl Kafka {
     pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = NewRecord>) -> Vec<Produced> {
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
         let producer: BaseProducer<Acknowledged> = self
-            .config(&[("enable.idempotence", "true"), ("linger.ms", "5"), ("queue.buffering.max.messages", "2000000")])
+            .config(&[
+                ("enable.idempotence", "true"),
+                ("linger.ms", "5"),
+                ("queue.buffering.max.messages", "2000000"),
+                // The topic decides what is too large.
+                ("message.max.bytes", "16777216"),
+            ])
             .create_with_context(Acknowledged(Arc::clone(&acknowledged)))
             .expect("create a producer");
         let mut written = 0;
@@ -348,6 +356,12 @@ fn send(producer: &BaseProducer<Acknowledged>, topic: &str, record: &NewRecord, 
     next.partition = record.partition;
     next.key = record.key.as_deref();
     next.payload = record.value.as_deref();
+    if !record.headers.is_empty() {
+        let add = |headers: OwnedHeaders, (key, value): &(String, Option<Vec<u8>>)| {
+            headers.insert(Header { key, value: value.as_deref() })
+        };
+        next.headers = Some(record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), add));
+    }
     loop {
         match producer.send(next) {
             Ok(()) => return,
