@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use sluice_core::{Batch, SessionId, Window};
 use sluice_proto::v1::ConsumeResponse;
+use sluice_proto::v1::consume_response::Response;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_stream::Stream;
@@ -18,6 +19,9 @@ use tonic::Status;
 use super::encode;
 use super::inbox::{Flood, Inbox, Input};
 use super::silence::Life;
+
+/// Ranges of answers that wait for a client: one that settles on and on and reads nothing would fill our memory.
+const ANSWERS_WAITING_MAX: usize = 1 << 18;
 
 /// What goes to the client, in order.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub(crate) struct Transport {
     taken: AtomicU64,
     /// 0: none since the last sign of life.
     ping_taken: AtomicU64,
+    /// Ranges of answers that it has not taken.
+    answers: AtomicUsize,
     /// The transport passed a `Frame::Probe`.
     pub(super) probed: Notify,
 }
@@ -95,9 +101,21 @@ pub(crate) fn channel(permit: Permit) -> (mpsc::UnboundedSender<Frame>, Arc<Tran
         sent: AtomicU64::new(0),
         taken: AtomicU64::new(0),
         ping_taken: AtomicU64::new(0),
+        answers: AtomicUsize::new(0),
         probed: Notify::new(),
     });
     (sender, transport.clone(), ConsumeStream { frames, transport, ended: false, _permit: permit })
+}
+
+/// What a message counts among the answers that wait.
+fn answers(message: &ConsumeResponse) -> usize {
+    match &message.response {
+        Some(Response::Settled(settled)) => {
+            let ranges = settled.rejections.iter().filter_map(|r| r.leases.as_ref()).map(|leases| leases.offsets.len());
+            1 + ranges.sum::<usize>()
+        }
+        _ => 0,
+    }
 }
 
 // === impl Transport ===
@@ -169,7 +187,10 @@ impl Link {
     }
 
     /// Adds to the inbox; `true` when the driver has to be told.
-    pub(super) fn push(&self, input: Input) -> Result<bool, Flood> {
+    pub(crate) fn push(&self, input: Input) -> Result<bool, Flood> {
+        if matches!(input, Input::Settle(_)) && self.transport.answers.load(Ordering::Acquire) > ANSWERS_WAITING_MAX {
+            return Err(Flood(ANSWERS_WAITING_MAX));
+        }
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(input)?;
         Ok(!self.queued.swap(true, Ordering::AcqRel))
     }
@@ -182,6 +203,7 @@ impl Link {
 
     /// Sends a frame. After the end, or when the client is gone, it goes nowhere.
     pub(crate) fn send(&self, message: ConsumeResponse) {
+        self.transport.answers.fetch_add(answers(&message), Ordering::AcqRel);
         let _ = self.frames.send(Frame::Message(Box::new(message)));
     }
 
@@ -219,7 +241,10 @@ impl Stream for ConsumeStream {
             };
             let message = match frame {
                 Frame::Deliver { sequence, batches } => encode::delivery(sequence, batches),
-                Frame::Message(message) => *message,
+                Frame::Message(message) => {
+                    self.transport.answers.fetch_sub(answers(&message), Ordering::AcqRel);
+                    *message
+                }
                 Frame::Ping => {
                     self.transport.take(true);
                     return Poll::Ready(Some(Ok(encode::ping())));
@@ -267,6 +292,25 @@ mod tests {
         assert!(Permit::take(&count, 1).is_none());
         drop(first);
         assert!(Permit::take(&count, 1).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_settles_and_reads_no_answer_is_a_flood() {
+        use tokio_stream::StreamExt as _;
+        let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
+        let (sender, transport, mut stream) = channel(permit);
+        let profile = Profile { peer: String::new(), labels: HashMap::new(), connected_at: SystemTime::now() };
+        let link = Link::new(sender, transport, Window { max_records: 10, max_bytes: 0 }, profile);
+        let settle = || link.push(Input::Settle(sluice_core::Settlements { request_id: 1, ..Default::default() }));
+        for request in 0..=ANSWERS_WAITING_MAX {
+            assert!(settle().is_ok());
+            link.take_inputs();
+            link.send(encode::settled(request as u64, Vec::new()));
+        }
+        assert_eq!(settle(), Err(Flood(ANSWERS_WAITING_MAX)));
+        assert!(link.push(Input::Window(Window::default())).is_ok());
+        stream.next().await.unwrap().unwrap();
+        assert!(settle().is_ok());
     }
 
     #[tokio::test]

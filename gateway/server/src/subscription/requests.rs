@@ -48,6 +48,8 @@ impl Driver {
         {
             return link.end(Err(Error::TopicMissing(topic.clone()).into()));
         }
+        // What is still to be said to the stream that this one may supersede, answers above all, is not for this one.
+        self.pull_outputs(now);
         let resumable = open.consumer_id.is_some();
         let opened = self.engine.open(now, open);
         let session = opened.session;

@@ -9,12 +9,13 @@ use std::time::SystemTime;
 
 use sluice_core::{Assignment, Epoch, NextOffset, Open, Policy, SessionId, Settlements, TopicPartition, Window};
 use sluice_kafka::{FetchGate, KafkaCommand, KafkaEvent};
+use sluice_proto::v1::consume_response::Response;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use super::{KafkaPort, Membership, Request, SessionRegistry, Settings, start};
-use crate::session::{ConsumeStream, Link, Permit, Profile, channel};
+use crate::session::{ConsumeStream, Input, Link, Permit, Profile, channel};
 
 type Sent = Arc<Mutex<Vec<String>>>;
 
@@ -148,4 +149,30 @@ async fn a_driver_that_panics_ends_its_streams_and_says_that_it_stopped() {
     let (link, mut refused) = stream();
     handle.send(Request::Open { link, open: Open::default() });
     assert_eq!(refused.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn an_answer_goes_to_the_stream_that_asked_and_not_to_the_one_that_supersedes_it() {
+    let (port, _tell, _) = port();
+    let delay = Some(Duration::from_secs(10));
+    let handle = start(settings(delay), port, Arc::new(SessionRegistry::new()), Arc::new(Notify::new()));
+    let open = || Open { consumer_id: Some("a".to_owned()), ..Open::default() };
+    let ((old, mut to_old), (new, mut to_new)) = (stream(), stream());
+    // All in one turn of the driver.
+    handle.send(Request::Open { link: old.clone(), open: open() });
+    old.push(Input::Settle(Settlements { request_id: 5, ..Settlements::default() })).unwrap();
+    handle.send(Request::Input(old));
+    handle.send(Request::Open { link: new, open: open() });
+    handle.shutdown(Duration::from_secs(5)).await;
+    let settled = |frame: Result<sluice_proto::v1::ConsumeResponse, _>| {
+        matches!(frame.map(|frame| frame.response), Ok(Some(Response::Settled(_))))
+    };
+    let (mut asked, mut other) = (0, 0);
+    while let Some(frame) = to_old.next().await {
+        asked += usize::from(settled(frame));
+    }
+    while let Some(frame) = to_new.next().await {
+        other += usize::from(settled(frame));
+    }
+    assert_eq!((asked, other), (1, 0));
 }
