@@ -174,6 +174,8 @@ pub enum KafkaEvent {
     State(KafkaState),
     /// After `Leave` or `Shutdown`: the group is left and both handles are gone.
     Left,
+    /// A thread panicked, which is a bug: nothing that follows can be relied on. Drop the subscription.
+    Panicked(&'static str),
 }
 
 /// What the driver tells the Kafka threads.

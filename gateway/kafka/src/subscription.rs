@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::fetch::Fetch;
 use crate::ffi::{Handle, Purpose};
@@ -60,11 +60,11 @@ impl Subscription {
 
         let epochs = Arc::new(Epochs::default());
         let work = Fetch::new(&fetch_handle, &gate, &fetch, &lookup, &epochs, events.clone())?;
-        spawn("kafka-fetch", move || work.run())?;
+        spawn_watched("kafka-fetch", &events, move || work.run())?;
         let work = Lookup::new(&config, fetch_handle, &lookup, &fetch, events.clone());
-        spawn("kafka-lookup", move || work.run())?;
-        let work = Member::new(&config, &member, &fetch, &lookup, &epochs, events);
-        spawn("kafka-member", move || work.run())?;
+        spawn_watched("kafka-lookup", &events, move || work.run())?;
+        let work = Member::new(&config, &member, &fetch, &lookup, &epochs, events.clone());
+        spawn_watched("kafka-member", &events, move || work.run())?;
         Ok((Self { gate, member, fetch }, receiver))
     }
 
@@ -92,7 +92,48 @@ impl Drop for Subscription {
     }
 }
 
+/// Tells the driver when its thread panics: two threads without the third would look well and do nothing.
+struct Watch {
+    name: &'static str,
+    events: UnboundedSender<KafkaEvent>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _receiver_gone = self.events.send(KafkaEvent::Panicked(self.name));
+        }
+    }
+}
+
+fn spawn_watched(
+    name: &'static str,
+    events: &UnboundedSender<KafkaEvent>,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<(), Error> {
+    let watch = Watch { name, events: events.clone() };
+    spawn(name, move || {
+        let _watch = watch;
+        work();
+    })
+}
+
 /// A named thread.
 pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(Error::Thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_told_and_one_that_ends_is_not() {
+        let (events, mut receiver) = unbounded_channel();
+        spawn_watched("well", &events, || ()).expect("a thread");
+        spawn_watched("ill", &events, || panic!("a bug")).expect("a thread");
+        drop(events);
+        let told: Vec<_> = std::iter::from_fn(|| receiver.blocking_recv()).collect();
+        assert!(matches!(told[..], [KafkaEvent::Panicked("ill")]), "{told:?}");
+    }
 }

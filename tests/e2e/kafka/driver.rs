@@ -215,6 +215,7 @@ impl Driver {
             }
             KafkaEvent::State(state) => self.states.push(state),
             KafkaEvent::Left => self.left = true,
+            KafkaEvent::Panicked(thread) => panic!("{thread} panicked"),
         }
     }
 

@@ -144,6 +144,19 @@ impl Driver {
         self.leave(now, Duration::from_secs(1));
     }
 
+    /// Without its threads a subscription is over, and its clients are better off elsewhere. The node says that it is not
+    /// well; what is left of the threads leaves the group when the driver lets go of them.
+    pub(super) fn on_kafka_gone(&mut self, now: Millis, why: &str) {
+        tracing::error!(subscription = %self.settings.name, why, "the subscription has stopped");
+        self.give_up_all_partitions(now);
+        self.pull_outputs(now);
+        self.member.left();
+        self.member.stop();
+        self.kafka_state = KafkaState::Unreachable(why.to_owned());
+        self.end_streams(&Err(Error::Stopped));
+        self.ended = true;
+    }
+
     fn give_up_all_partitions(&mut self, now: Millis) {
         self.revoking.clear();
         self.watermarks.clear();
@@ -155,13 +168,7 @@ impl Driver {
         match event {
             Event::Request(request) => self.on_request(now, request),
             Event::Kafka(event) => self.on_kafka(now, event),
-            Event::KafkaGone => {
-                tracing::error!(subscription = %self.settings.name, "the Kafka threads ended");
-                self.give_up_all_partitions(now);
-                self.member.left();
-                self.kafka_state = KafkaState::Unreachable("the Kafka threads ended".to_owned());
-                self.ended |= self.stopping.is_some();
-            }
+            Event::KafkaGone => self.on_kafka_gone(now, "the Kafka threads ended"),
             Event::Time => {}
         }
     }

@@ -15,6 +15,7 @@ impl Driver {
         match event {
             KafkaEvent::State(state) => self.on_state(now, state),
             KafkaEvent::Left => self.on_left(now),
+            KafkaEvent::Panicked(thread) => self.on_kafka_gone(now, &format!("the thread {thread} panicked")),
             // Of a membership that is over: what it owned is given up already.
             _ if !self.member.listens() => {}
             event => {
@@ -61,7 +62,7 @@ impl Driver {
             KafkaEvent::Watermarks { partition, low, high } => {
                 self.watermarks.insert(partition, (low, high));
             }
-            KafkaEvent::State(_) | KafkaEvent::Left => {}
+            KafkaEvent::State(_) | KafkaEvent::Left | KafkaEvent::Panicked(_) => {}
         }
     }
 

@@ -176,3 +176,23 @@ async fn an_answer_goes_to_the_stream_that_asked_and_not_to_the_one_that_superse
     }
     assert_eq!((asked, other), (1, 0));
 }
+
+#[tokio::test]
+async fn a_kafka_thread_that_panics_ends_the_streams_and_the_subscription() {
+    let (port, tell, _) = port();
+    let delay = Some(Duration::from_secs(10));
+    let handle = start(settings(delay), port, Arc::new(SessionRegistry::new()), Arc::new(Notify::new()));
+    let (link, mut frames) = stream();
+    handle.send(Request::Open { link, open: Open::default() });
+    assert!(frames.next().await.unwrap().is_ok());
+    tell.send(KafkaEvent::Panicked("kafka-fetch")).unwrap();
+    let mut last = None;
+    while let Some(frame) = frames.next().await {
+        last = Some(frame);
+    }
+    assert_eq!(last.unwrap().unwrap_err().code(), Code::Unavailable);
+    tell.closed().await;
+    while !handle.state().ended {
+        tokio::task::yield_now().await;
+    }
+}
