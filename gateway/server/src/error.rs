@@ -32,7 +32,7 @@ pub(crate) enum Error {
     Unimplemented(&'static str),
     #[error("this node holds {0} streams, its limit")]
     StreamLimit(u32),
-    #[error("settlements came faster than they can be kept: more than {0} ranges wait")]
+    #[error("settlements came faster than they can be kept, or without reading: more than {0} ranges or records wait")]
     SettleFlood(usize),
     #[error("a frame is larger than {0} bytes; split settlements at 256 KiB")]
     FrameTooLarge(usize),

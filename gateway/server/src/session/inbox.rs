@@ -51,6 +51,11 @@ impl Inbox {
         self.ranges_max = self.ranges_max.max(records.saturating_mul(2).saturating_add(RANGES_EXTRA).min(RANGES_MAX));
     }
 
+    /// The most ranges that may wait.
+    pub(crate) fn ranges_max(&self) -> usize {
+        self.ranges_max
+    }
+
     /// Adds an input; a window replaces one that waits at the end.
     pub(crate) fn push(&mut self, input: Input) -> Result<(), Flood> {
         if let Input::Window(window) = &input {

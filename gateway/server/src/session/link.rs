@@ -58,6 +58,8 @@ pub(crate) struct Transport {
     ping_taken: AtomicU64,
     /// Ranges of answers that it has not taken.
     answers: AtomicUsize,
+    /// Records that it has not taken.
+    unread: AtomicUsize,
     /// The transport passed a `Frame::Probe`.
     pub(super) probed: Notify,
 }
@@ -102,6 +104,7 @@ pub(crate) fn channel(permit: Permit) -> (mpsc::UnboundedSender<Frame>, Arc<Tran
         taken: AtomicU64::new(0),
         ping_taken: AtomicU64::new(0),
         answers: AtomicUsize::new(0),
+        unread: AtomicUsize::new(0),
         probed: Notify::new(),
     });
     (sender, transport.clone(), ConsumeStream { frames, transport, ended: false, _permit: permit })
@@ -116,6 +119,10 @@ fn answers(message: &ConsumeResponse) -> usize {
         }
         _ => 0,
     }
+}
+
+fn records(batches: &[Batch]) -> usize {
+    batches.iter().map(|batch| batch.records.len()).sum()
 }
 
 // === impl Transport ===
@@ -188,10 +195,18 @@ impl Link {
 
     /// Adds to the inbox; `true` when the driver has to be told.
     pub(crate) fn push(&self, input: Input) -> Result<bool, Flood> {
-        if matches!(input, Input::Settle(_)) && self.transport.answers.load(Ordering::Acquire) > ANSWERS_WAITING_MAX {
-            return Err(Flood(ANSWERS_WAITING_MAX));
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(input, Input::Settle(_)) {
+            if self.transport.answers.load(Ordering::Acquire) > ANSWERS_WAITING_MAX {
+                return Err(Flood(ANSWERS_WAITING_MAX));
+            }
+            // More unread than two windows: it settles records that it has not read, and each makes room for another.
+            if self.transport.unread.load(Ordering::Acquire) > inbox.ranges_max() {
+                return Err(Flood(inbox.ranges_max()));
+            }
         }
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(input)?;
+        inbox.push(input)?;
+        drop(inbox);
         Ok(!self.queued.swap(true, Ordering::AcqRel))
     }
 
@@ -209,6 +224,7 @@ impl Link {
 
     /// Sends records.
     pub(crate) fn deliver(&self, sequence: u64, batches: Vec<Batch>) {
+        self.transport.unread.fetch_add(records(&batches), Ordering::AcqRel);
         let _ = self.frames.send(Frame::Deliver { sequence, batches });
     }
 
@@ -240,7 +256,10 @@ impl Stream for ConsumeStream {
                 return Poll::Ready(None);
             };
             let message = match frame {
-                Frame::Deliver { sequence, batches } => encode::delivery(sequence, batches),
+                Frame::Deliver { sequence, batches } => {
+                    self.transport.unread.fetch_sub(records(&batches), Ordering::AcqRel);
+                    encode::delivery(sequence, batches)
+                }
                 Frame::Message(message) => {
                     self.transport.answers.fetch_sub(answers(&message), Ordering::AcqRel);
                     *message
@@ -309,6 +328,26 @@ mod tests {
         }
         assert_eq!(settle(), Err(Flood(ANSWERS_WAITING_MAX)));
         assert!(link.push(Input::Window(Window::default())).is_ok());
+        stream.next().await.unwrap().unwrap();
+        assert!(settle().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_settles_what_it_has_not_read_is_a_flood() {
+        use sluice_core::{Dealt, Epoch, Record, TopicPartition};
+        use tokio_stream::StreamExt as _;
+        let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
+        let (sender, transport, mut stream) = channel(permit);
+        let profile = Profile { peer: String::new(), labels: HashMap::new(), connected_at: SystemTime::now() };
+        let link = Link::new(sender, transport, Window { max_records: 10, max_bytes: 0 }, profile);
+        let record = Record { offset: 0, timestamp_ms: 0, key: None, value: None, headers: None };
+        let records = vec![Dealt { record, attempts: 0 }; 511];
+        let batch = Batch { partition: TopicPartition::new("t", 0), epoch: Epoch(1), records };
+        let settle = || link.push(Input::Settle(sluice_core::Settlements::default()));
+        link.deliver(1, vec![batch.clone()]);
+        assert!(settle().is_ok());
+        link.deliver(2, vec![batch]);
+        assert_eq!(settle(), Err(Flood(1_020)));
         stream.next().await.unwrap().unwrap();
         assert!(settle().is_ok());
     }
