@@ -1,12 +1,14 @@
 //! The Rust client on the real thing: connections that are cut, and nodes that drain.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sluice_client::{Consumer, Event, Record};
-use sluice_tests::{GatewayConfig, SOON, Way, broker, eventually, process::Signal, unique};
+use sluice_tests::{Broker, GatewayConfig, SOON, Way, broker, eventually, process::Signal, unique};
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::{committed_to_the_end, gateway, owns, subscription};
+use crate::{committed_to_the_end, gateway, gateway_on, lag_is_zero, owns, reaches, subscription};
 
 const RECORDS: usize = 200;
 
@@ -123,4 +125,49 @@ async fn a_client_of_a_draining_gateway_finishes_and_goes_on_at_the_next() {
         left => Err(left),
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_lives_through_kills_of_its_gateway_and_of_kafka_and_loses_nothing() {
+    const EACH: usize = 600;
+    let broker = Broker::start();
+    let kafka = broker.kafka();
+    let topic = kafka.topic("fell", 2);
+    let group = unique("fell");
+    let mut gateway = gateway_on(kafka, &group, &[&topic], &[]);
+    let way = Way::to(gateway.address()).await;
+    let mut consumer =
+        Consumer::builder(way.address().to_string(), &group).window(50).connect().await.expect("connect");
+    let acked = Arc::new(Mutex::new(BTreeSet::new()));
+    let goes_on = Arc::clone(&acked);
+    // One consumer for all that happens: it reconnects by itself.
+    let worker = tokio::spawn(async move {
+        while let Some(record) = consumer.next().await.expect("the consumer lives") {
+            // Load: what is killed is killed with leases open and settlements on their way.
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            goes_on.lock().expect("not poisoned").insert((record.partition(), record.offset()));
+            record.ack();
+        }
+    });
+    let count = || acked.lock().expect("not poisoned").len();
+    let mut produced = 0;
+    for kill_kafka in [false, false, true] {
+        produced += kafka.fill(&topic, 2, EACH, 32).len();
+        reaches("work goes on", produced - EACH / 2, &count).await;
+        if kill_kafka {
+            broker.kill();
+            broker.restart();
+        } else {
+            gateway.kill();
+            gateway.restart();
+            way.lead_to(gateway.address());
+        }
+    }
+    produced += kafka.fill(&topic, 2, EACH, 32).len();
+    reaches("each record is given to the application", produced, &count).await;
+    committed_to_the_end(kafka, &group, &topic).await;
+    lag_is_zero(&gateway, &group).await;
+    assert_eq!(count(), produced);
+    assert!(!worker.is_finished(), "the same consumer works on");
+    worker.abort();
 }

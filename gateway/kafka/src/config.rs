@@ -64,7 +64,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("sasl.oauthbearer.config", "OAUTHBEARER is not supported yet"),
 ];
 
-/// Checks properties that an operator set, by name.
+/// Checks properties that an operator set, by name and value.
 ///
 /// # Errors
 /// Names the property that is refused, and what to do instead.
@@ -82,6 +82,12 @@ pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Err
         }
         if value.contains('\0') {
             return Err(Error::Config(format!("the value of property {name} contains a NUL")));
+        }
+        // librdkafka itself says whether the value is one; no client is made.
+        let mut alone = rdkafka::ClientConfig::new();
+        alone.set(name, value);
+        if let Err(rdkafka::error::KafkaError::ClientConfig(_, why, ..)) = alone.create_native_config() {
+            return Err(Error::Config(format!("property {name}: {why}")));
         }
     }
     Ok(())
@@ -186,9 +192,19 @@ mod tests {
 
     #[test]
     fn security_and_fetch_properties_pass() {
-        for name in ["ssl.ca.location", "sasl.username", "security.protocol", "fetch.wait.max.ms"] {
+        for name in ["ssl.ca.location", "sasl.username", "fetch.wait.max.ms"] {
             check_properties(&properties(name)).expect(name);
         }
+        let tls = BTreeMap::from([("security.protocol".to_owned(), "ssl".to_owned())]);
+        check_properties(&tls).expect("a value of it");
+    }
+
+    #[test]
+    fn a_value_that_librdkafka_does_not_take_is_refused_by_name() {
+        let error = check_properties(&properties("security.protocol")).expect_err("1 is no protocol").to_string();
+        assert!(error.contains("security.protocol"), "{error}");
+        let wait = BTreeMap::from([("fetch.wait.max.ms".to_owned(), "soon".to_owned())]);
+        check_properties(&wait).expect_err("no number");
     }
 
     #[test]

@@ -61,29 +61,36 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut sent = FuturesOrdered::new();
-    while let Some(line) = lines.next_line().await.context("stdin")? {
-        let record = if args.keyed {
-            let (key, value) = line
-                .split_once('\t')
-                .with_context(|| format!("with --keyed a line is KEY<TAB>VALUE, and this has no tab: {line}"))?;
-            args.record(Some(key.to_owned()), value.to_owned())
-        } else {
-            args.record(args.key.clone(), line)
-        };
-        sent.push_back(producer.send(&record));
-        if sent.len() >= IN_FLIGHT_MAX
-            && let Some(answer) = sent.next().await
-        {
-            print(&args.topic, answer)?;
+    let mut end = Ok(());
+    let mut reading = true;
+    // A line that cannot be read is no reason to say nothing of those before it.
+    while reading || !sent.is_empty() {
+        tokio::select! {
+            biased;
+            Some(answer) = sent.next(), if !sent.is_empty() => print(&args.topic, answer)?,
+            line = lines.next_line(), if reading && sent.len() < IN_FLIGHT_MAX => match args.read(line) {
+                Ok(Some(record)) => sent.push_back(producer.send(&record)),
+                Ok(None) => reading = false,
+                Err(error) => (reading, end) = (false, Err(error)),
+            },
         }
     }
-    while let Some(answer) = sent.next().await {
-        print(&args.topic, answer)?;
-    }
-    Ok(())
+    end
 }
 
 impl Args {
+    /// The record of a line of stdin; `None` at its end.
+    fn read(&self, line: std::io::Result<Option<String>>) -> anyhow::Result<Option<Outgoing>> {
+        let Some(line) = line.context("stdin")? else { return Ok(None) };
+        if !self.keyed {
+            return Ok(Some(self.record(self.key.clone(), line)));
+        }
+        let (key, value) = line
+            .split_once('\t')
+            .with_context(|| format!("with --keyed a line is KEY<TAB>VALUE, and this has no tab: {line}"))?;
+        Ok(Some(self.record(Some(key.to_owned()), value.to_owned())))
+    }
+
     fn record(&self, key: Option<String>, value: String) -> Outgoing {
         let headers = self.header.iter().map(|(name, value)| (name.clone(), Bytes::from(value.clone()))).collect();
         Outgoing { topic: self.topic.clone(), key: key.map(Bytes::from), value: Some(Bytes::from(value)), headers }
