@@ -1,9 +1,11 @@
 //! `kill -9` of the gateway.
 
+use std::time::Duration;
+
 use sluice_tests::wire::{Wire, retry_now};
 use sluice_tests::{Crew, History, SOON, broker, eventually, unique};
 
-use crate::{committed_to_the_end, gateway, reaches};
+use crate::{committed_to_the_end, gateway, has_committed, reaches};
 
 /// The record that is not done.
 const STUCK: i64 = 0;
@@ -73,9 +75,11 @@ async fn kills_in_the_middle_of_work_lose_nothing_and_no_commit_passes_a_record_
     let group = unique("killed-often");
     let mut gateway = gateway(&group, &topic, &[]);
     let history = History::default();
-    for goal in [1_000, 3_000] {
-        let crew = Crew::new(&gateway, &group, &history).window(50).work(std::time::Duration::from_millis(2)).start(4);
+    for (goal, commits) in [(1_000, 4), (3_000, 8)] {
+        let work = Duration::from_millis(20);
+        let crew = Crew::new(&gateway, &group, &history).window(10).work(work).start(4);
         reaches("work goes on", goal, || history.acked_of(&produced)).await;
+        has_committed(kafka, &group, &topic, commits).await;
         gateway.kill();
         drop(crew);
         gateway.restart();

@@ -51,6 +51,16 @@ async fn committed_is(kafka: &Kafka, group: &str, topic: &str, offset: i64) {
     .await;
 }
 
+/// Waits until the group has made so many commits of a topic that move its offset: a fault before that shows little.
+async fn has_committed(kafka: &Kafka, group: &str, topic: &str, commits: usize) {
+    eventually("commits are made", SOON, async || {
+        let history = kafka.commit_history(group);
+        let moved = history.iter().filter(|commit| commit.topic == topic && commit.offset > Some(0)).count();
+        if moved >= commits { Ok(()) } else { Err(moved) }
+    })
+    .await;
+}
+
 /// Waits until the gateway says that nothing is left to do.
 async fn lag_is_zero(gateway: &Gateway, subscription: &str) {
     eventually("the lag is 0", SOON, async || {

@@ -6,7 +6,7 @@ use sluice_tests::wire::subscribe;
 use sluice_tests::{Broker, Crew, Gateway, History, SOON, Wire, eventually, unique};
 use tonic_types::StatusExt as _;
 
-use crate::{committed_to_the_end, gateway_on, reaches};
+use crate::{committed_to_the_end, gateway_on, has_committed, reaches};
 
 /// Waits until `/readyz` says that Kafka does not answer.
 async fn says_so(gateway: &Gateway) {
@@ -61,8 +61,9 @@ async fn kafka_away_for_twenty_seconds_in_the_middle_of_work_loses_nothing() {
     let group = unique("away");
     let gateway = gateway_on(kafka, &group, &[&topic], &[]);
     let history = History::default();
-    let crew = Crew::new(&gateway, &group, &history).window(10).work(Duration::from_millis(10)).start(3);
+    let crew = Crew::new(&gateway, &group, &history).window(2).work(Duration::from_millis(50)).start(3);
     reaches("work goes on", 500, || history.acked_of(&produced)).await;
+    has_committed(kafka, &group, &topic, 3).await;
     broker.kill();
     let away = tokio::time::Instant::now();
     says_so(&gateway).await;
@@ -88,8 +89,9 @@ async fn a_broker_that_freezes_for_longer_than_the_kafka_session_loses_nothing()
     let group = unique("frozen-broker");
     let gateway = gateway_on(kafka, &group, &[&topic], &[]);
     let history = History::default();
-    let crew = Crew::new(&gateway, &group, &history).window(10).work(Duration::from_millis(10)).start(2);
-    reaches("work goes on", 300, || history.acked_of(&produced)).await;
+    let crew = Crew::new(&gateway, &group, &history).window(2).work(Duration::from_millis(20)).start(2);
+    reaches("work goes on", 100, || history.acked_of(&produced)).await;
+    has_committed(kafka, &group, &topic, 3).await;
     broker.pause();
     tokio::time::sleep(Duration::from_secs(8)).await;
     broker.resume();
