@@ -141,8 +141,22 @@ fn path_at(table: &DeTable<'_>, at: usize) -> Vec<String> {
     best
 }
 
+/// Words of the contract that this build does not know yet: no mistake of whoever wrote them.
+const NOT_THERE_YET: &[&str] = &["key", "partition", "dead_letter"];
+
+/// An enum's unknown word.
+fn unknown_word(rest: &str) -> String {
+    let (given, expected) = rest.split_once('`').unwrap_or((rest, ""));
+    let expected = expected.trim_start_matches([',', ' ']);
+    let why = if NOT_THERE_YET.contains(&given) { "is not there yet" } else { "is not one of the values" };
+    format!("`{given}` {why}: {expected}")
+}
+
 /// serde's words, for people: a key that is not there comes with the one that was probably meant.
 pub(crate) fn friendly(message: &str) -> String {
+    if let Some(rest) = message.strip_prefix("unknown variant `") {
+        return unknown_word(rest);
+    }
     let Some((given, expected)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) else {
         return match message {
             "invalid socket address syntax" => {

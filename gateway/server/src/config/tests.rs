@@ -79,6 +79,8 @@ fn mistakes_name_file_line_and_key() {
         format!("{ORDERS}commit_count = -1\n"),
         format!("{ORDERS}start = \"yesterday\"\n"),
         format!("{ORDERS}assignor = \"sticky\"\n"),
+        format!("{ORDERS}ordering = \"key\"\n"),
+        format!("{ORDERS}retry = {{ on_exhausted = \"dead_letter\" }}\n"),
         format!("{ORDERS}retry = {{ max_attempt = 3 }}\n"),
         "[node]\nlisten = \"localhost\"\n".to_owned(),
         format!("{ORDERS}topics = [\"b\"]\n"),
