@@ -9,7 +9,7 @@ use sluice_core::{CommitError, Epoch, NextOffset, TopicPartition};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::ffi::{Code, Event, Handle, List, OK, PartitionResult, Purpose, Queue, boot_time, code_name};
-use crate::io::{KafkaCommand, KafkaConfig, KafkaEvent};
+use crate::io::{KafkaCommand, KafkaConfig, KafkaEvent, Protocol};
 use crate::messages::{Epochs, FetchCommand, LookupCommand, Token};
 use crate::repeats::Repeats;
 use crate::signal::Mailbox;
@@ -377,6 +377,10 @@ impl Member {
             tracing::warn!(%partition, "a commit has no reply within its deadline");
             self.tell(KafkaEvent::Committed { partition, epoch, result: Err(CommitError::Retriable) });
         }
+        if self.is_cut_off() {
+            self.start_anew("no word from the coordinator for a session timeout");
+            return;
+        }
         let Some(revoke) = &self.revoke else { return };
         let parked = self.in_flight.values().filter(|commit| revoke.partitions.contains(&commit.partition));
         let parked_too_long =
@@ -392,6 +396,14 @@ impl Member {
             );
             self.start_anew("a revoke was not drained in time");
         }
+    }
+
+    /// Under KIP-848 librdkafka says nothing when its heartbeats stay unanswered, and goes on as if it owned everything; a
+    /// commit that has waited for a whole session tells. The classic protocol ends its session by itself.
+    fn is_cut_off(&self) -> bool {
+        let timeout = self.config.session_timeout();
+        self.config.protocol == Protocol::Consumer
+            && self.in_flight.values().any(|commit| commit.since.elapsed() >= timeout)
     }
 
     /// The fetch handle is emptied, the member handle destroyed with whatever is parked in it, and a new one joins.

@@ -10,7 +10,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use sluice_core::{CommitError, TopicPartition};
-use sluice_kafka::{KafkaState, ResetCause};
+use sluice_kafka::{KafkaState, Protocol, ResetCause};
 use sluice_tests::{Broker, SOON, broker, eventually_blocking, unique};
 
 /// A commit by somebody who is no member, as an operator's tool does it.
@@ -164,6 +164,27 @@ fn a_partition_that_is_lost_while_it_drains_is_told_as_lost() {
     assert!(driver.lost.contains(&going));
     own.resume();
     other.turn();
+}
+
+#[test]
+fn a_member_of_the_consumer_protocol_that_is_cut_off_for_a_session_gives_its_partitions_up() {
+    let own = Broker::start();
+    let kafka = own.kafka();
+    let (topic, group) = (kafka.topic("cut-off", 2), unique("group"));
+    kafka.fill(&topic, 2, 100, 10);
+    let mut settings = config(kafka.bootstrap(), &group, &[&topic]);
+    settings.protocol = Protocol::Consumer;
+    let mut driver = Driver::join(settings);
+    driver.until("all is committed", |driver| driver.committed.values().filter(|next| **next == 50).count() == 2);
+    own.pause();
+    driver.commit(&first(&topic), 50, "");
+    // The broker decides how long a session is, 45 s by default, and says it to nobody: so long nothing can be known.
+    eventually_blocking("both are given up", Duration::from_secs(120), || {
+        driver.turn();
+        if driver.lost.len() == 2 { Ok(()) } else { Err(driver.summary()) }
+    });
+    own.resume();
+    driver.until("it is a member again", |driver| driver.owned.len() == 2);
 }
 
 #[test]
