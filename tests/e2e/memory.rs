@@ -40,7 +40,7 @@ async fn a_million_records_acked_behind_a_stuck_head_cost_less_than_32_mib() {
     let mut wire = Wire::subscribe(&gateway, &group, 5_000).await;
     // First without a stuck head, until buffers, prefetch and allocator have what they ever take.
     work_off(&mut wire, WARM).await;
-    let warm_rss = peak_rss(gateway.pid());
+    let warm_rss = gateway.rss();
     let head = wire.record().await;
     work_off(&mut wire, BEHIND).await;
     wire.barrier().await;
