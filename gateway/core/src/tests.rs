@@ -97,7 +97,7 @@ impl World {
     ) -> Vec<Rejection> {
         let settlements = vec![Settlement { leases: leases(0, offsets), outcome }];
         let settlements = Settlements { request_id: 0, durable: false, seen, settlements };
-        let rejections = self.engine.settle_unary(self.now, Some(session), settlements);
+        let rejections = self.engine.settle_unary(self.now, Some(session), settlements).now().unwrap();
         self.engine.check().unwrap();
         rejections
     }

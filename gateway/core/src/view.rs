@@ -13,6 +13,12 @@ pub enum BlockedOn {
     Leased,
     /// The head waits for its retry.
     RetryWait,
+    /// The head waits for an earlier record of its lane.
+    Lane,
+    /// The head is a suspect, and every session with room holds one.
+    Suspect,
+    /// The head is on its way to the dead letters, and Kafka has not taken it.
+    DeadLetter,
     /// A session that settles nothing is dealt one record at a time.
     Unresponsive,
     /// The head failed `max_attempts` times.
@@ -40,6 +46,9 @@ impl BlockedOn {
             Self::NoWindow => "no_window",
             Self::Leased => "leased",
             Self::RetryWait => "retry_wait",
+            Self::Lane => "lane",
+            Self::Suspect => "suspect",
+            Self::DeadLetter => "dead_letter",
             Self::Unresponsive => "unresponsive",
             Self::Exhausted => "exhausted",
             Self::SpanLimit => "span_limit",

@@ -77,7 +77,7 @@ fn a_session_with_a_huge_window_remembers_a_bounded_number_of_leases() {
         while w.engine.poll_output(w.now).is_some() {}
         let settlements = vec![Settlement { leases: leases(0, &[range(offset, offset)]), outcome: Outcome::Ack }];
         let settlements = Settlements { settlements, ..Settlements::default() };
-        assert!(w.engine.settle_unary(w.now, Some(s), settlements).is_empty());
+        assert!(w.engine.settle_unary(w.now, Some(s), settlements).now().unwrap().is_empty());
     }
     let remembered = w.engine.sessions[&s].past.entries();
     assert!(remembered <= crate::session::REMEMBERED_ENTRIES_MAX, "{remembered}");

@@ -58,7 +58,7 @@ fn what_changes_nothing_is_answered_and_changes_nothing() {
     assert_eq!(reasons(&w.settle(s, 1, &[range(0, 0)], dead)), [(RejectReason::Invalid, vec![range(0, 0)])]);
     let stale = Settlement { leases: Leases { epoch: Epoch(8), ..leases(0, &[range(0, 0)]) }, outcome: Outcome::Ack };
     let stale = Settlements { seen: 1, settlements: vec![stale], ..Settlements::default() };
-    assert_eq!(w.engine.settle_unary(w.now, Some(s), stale)[0].reason, RejectReason::StaleEpoch);
+    assert_eq!(w.engine.settle_unary(w.now, Some(s), stale).now().unwrap()[0].reason, RejectReason::StaleEpoch);
     assert_eq!(w.engine.leases_open(), 6);
     // Others' records inside a range are silence, however wide it is.
     assert!(w.ack(s, 1, 0, i64::MAX).is_empty());

@@ -283,6 +283,10 @@ impl Script {
             Output::Hold { partition } => format!("hold p{}", partition.partition),
             Output::Unhold { partition, next } => format!("unhold p{} from {}", partition.partition, next.0),
             Output::Rest(rest) => format!("rest {rest}"),
+            Output::SettledUnary { ticket, rejections } => format!("unary {}: {rejections:?}", ticket.0),
+            Output::DeadLetter { partition, letter, .. } => {
+                format!("dead letter p{} {} {:?}", partition.partition, letter.record.offset, letter.cause)
+            }
             Output::Gone { session } => format!("{}: gone", self.name(*session)),
         }
     }

@@ -5,9 +5,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{Engine, Epoch, Millis, RevokeReason, TopicPartition};
+use sluice_core::{Engine, Epoch, Millis, Rejection, RevokeReason, Ticket, TopicPartition};
 use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::membership::{Member, Membership, Step};
@@ -41,6 +41,8 @@ pub(super) struct Driver {
     requests: mpsc::UnboundedReceiver<Request>,
     pub(super) seats: Seats,
     pub(super) registry: Arc<SessionRegistry>,
+    /// Durable unary settles that wait for Kafka.
+    pub(super) unary: HashMap<Ticket, oneshot::Sender<Vec<Rejection>>>,
     /// Partitions that the engine owns, and their epochs.
     pub(super) assigned: HashMap<TopicPartition, Epoch>,
     /// Of them, those that the group waits for.
@@ -89,6 +91,7 @@ impl Driver {
             requests,
             seats: Seats::new(),
             registry,
+            unary: HashMap::new(),
             assigned: HashMap::new(),
             revoking: HashSet::new(),
             ever_assigned: false,

@@ -26,6 +26,13 @@ impl Driver {
                 self.count_rejections(&rejections);
                 self.send(session, || encode::settled(request_id, rejections));
             }
+            Output::SettledUnary { ticket, rejections } => {
+                if let Some(reply) = self.unary.remove(&ticket) {
+                    self.answer_unary(reply, rejections);
+                }
+            }
+            // There is no producer for them yet, and no config that asks for them.
+            Output::DeadLetter { .. } => {}
             Output::Revoked { session, leases, reason } => self.send(session, || encode::revoked(leases, reason)),
             Output::Committed { session, partition, offset } => {
                 self.send(session, || encode::committed(&partition, offset));

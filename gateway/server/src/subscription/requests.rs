@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sluice_core::{End, Millis, Open, Opened, Resumed};
+use sluice_core::{Answer, End, Millis, Open, Opened, Rejection, Resumed};
 use sluice_kafka::KafkaState;
 use sluice_proto::v1::{self, consume_response::Response};
 
 use super::driver::{Driver, Stopping};
 use super::{PartitionSnapshot, Request, Seat, SessionSnapshot, Snapshot};
+use tokio::sync::oneshot;
+
 use crate::error::Error;
 use crate::session::{Input, Link, encode};
 
@@ -25,9 +27,10 @@ impl Driver {
                     self.on_input(now, &link);
                 }
                 let known = self.seats.contains_key(&session).then_some(session);
-                let rejections = self.engine.settle_unary(now, known, settlements);
-                self.count_rejections(&rejections);
-                let _ = reply.send(rejections);
+                match self.engine.settle_unary(now, known, settlements) {
+                    Answer::Now(rejections) => self.answer_unary(reply, rejections),
+                    Answer::Later(ticket) => drop(self.unary.insert(ticket, reply)),
+                }
             }
             Request::View(reply) => drop(reply.send(self.snapshot(now))),
             Request::SetPaused(paused, reply) => {
@@ -83,6 +86,12 @@ impl Driver {
         self.registry.insert(token.clone(), (self.settings.name.clone(), opened.session));
         self.seats.insert(opened.session, Seat { link: Some(link.clone()), token: token.clone(), resumable });
         token
+    }
+
+    pub(super) fn answer_unary(&mut self, reply: oneshot::Sender<Vec<Rejection>>, rejections: Vec<Rejection>) {
+        self.count_rejections(&rejections);
+        // A caller that went away misses its answer and nothing else.
+        let _ = reply.send(rejections);
     }
 
     /// Whether this stream is the one that its session has now. A superseded one is not, and what it says is void.

@@ -201,7 +201,10 @@ impl Sim {
                 Output::Settled { session, request_id, rejections } => {
                     self.settled(n, session, request_id, &rejections)
                 }
-                Output::Gone { .. } | Output::Committed { .. } => {}
+                Output::SettledUnary { .. }
+                | Output::DeadLetter { .. }
+                | Output::Gone { .. }
+                | Output::Committed { .. } => {}
             }
         }
     }

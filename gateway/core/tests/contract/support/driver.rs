@@ -146,7 +146,8 @@ impl Driver {
     }
 
     pub(crate) fn settle_unary(&mut self, session: Option<SessionId>, frame: Settlements) -> Vec<Rejection> {
-        let rejections = self.engine.settle_unary(self.now(), session, frame.clone());
+        let answer = self.engine.settle_unary(self.now(), session, frame.clone());
+        let rejections = answer.now().expect("only a durable one is answered later");
         self.tell(|| format!("settle_unary {session:?} {frame:?} → {rejections:?}"));
         if let Some(session) = session.filter(|s| self.model.sessions.contains_key(s)) {
             let answer = self.model.settle(session, &frame);
@@ -238,6 +239,8 @@ impl Driver {
             Output::Drained { partition } => model.drained(partition),
             Output::Hold { partition } => model.hold(partition, None),
             Output::Unhold { partition, next } => model.hold(partition, Some(*next)),
+            Output::SettledUnary { .. } => model.broken("a unary settle is answered later, and none was durable"),
+            Output::DeadLetter { .. } => model.broken("a dead letter that nothing asked for"),
             Output::Rest(_) => {}
             Output::Gone { session } => {
                 if !model.gone.remove(session) {

@@ -314,7 +314,10 @@ impl World {
                         client.leases.retain(|l| !gone(l));
                     }
                 }
-                Output::Settled { .. } | Output::Committed { .. } => {}
+                Output::Settled { .. }
+                | Output::SettledUnary { .. }
+                | Output::DeadLetter { .. }
+                | Output::Committed { .. } => {}
             }
         }
         self.copy_durable();
