@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Protocol, SubscriptionConfig};
+use crate::config::{Config, OnExhausted, Protocol, SubscriptionConfig};
 
 /// Kafka's own limit on `client.id` and names that stand in it is generous; describe answers stay small with this.
 const CLIENT_ID_BYTES_MAX: usize = 200;
@@ -119,12 +119,15 @@ fn check_subscription(config: &Config, name: &str, s: &SubscriptionConfig) -> Ve
     let name_ok = !name.is_empty() && name.len() <= 200 && !name.chars().any(char::is_control);
     c.require(name_ok, "group", || "a subscription's name has 1 to 200 bytes and no control characters".to_owned());
     check_topics(c, &s.topics);
+    check_dead_letters(c, s);
     for (key, duration) in [
         ("ack_timeout", s.ack_timeout),
         ("session_timeout", s.session_timeout),
         ("commit_interval", s.commit_interval),
         ("commit_deadline", s.commit_deadline),
         ("retry.initial_backoff", s.retry.initial_backoff),
+        ("too_large_after", s.too_large_after),
+        ("stuck_after", s.stuck_after),
     ] {
         c.positive(key, duration);
     }
@@ -134,6 +137,7 @@ fn check_subscription(config: &Config, name: &str, s: &SubscriptionConfig) -> Ve
     c.require(s.commit_count > 0, "commit_count", || "must be at least 1".to_owned());
     c.require(s.span_limit > 0, "span_limit", || "must be at least 1".to_owned());
     c.require(s.partition_bytes.0 > 0, "partition_bytes", || "must be at least 1B".to_owned());
+    c.require(s.max_record_bytes.0 > 0, "max_record_bytes", || "must be at least 1B".to_owned());
     let prefetch_ok = (1 << 10..=PREFETCH_KIB_MAX << 10).contains(&s.prefetch.0);
     c.require(prefetch_ok, "prefetch", || "must be from 1KiB to 2097151KiB".to_owned());
     c.kafka_duration("metadata_refresh", s.metadata_refresh);
@@ -153,14 +157,32 @@ fn check_topics(c: &mut Checker, topics: &[String]) {
     c.require(!topics.is_empty(), "topics", || "must name at least one topic, as in topics = [\"orders\"]".to_owned());
     let mut seen = BTreeSet::new();
     for topic in topics {
-        // Kafka's own rule for names.
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let ok = (1..=249).contains(&topic.len()) && topic.chars().all(legal) && topic != "." && topic != "..";
-        c.require(ok, "topics", || {
-            format!("`{topic}` is no topic's name: letters, digits, `.`, `_` and `-`, at most 249")
-        });
+        check_topic_name(c, "topics", topic);
         c.require(seen.insert(topic), "topics", || format!("names `{topic}` twice"));
     }
+}
+
+fn check_topic_name(c: &mut Checker, key: &str, topic: &str) {
+    // Kafka's own rule for names.
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let ok = (1..=249).contains(&topic.len()) && topic.chars().all(legal) && topic != "." && topic != "..";
+    c.require(ok, key, || format!("`{topic}` is no topic's name: letters, digits, `.`, `_` and `-`, at most 249"));
+}
+
+fn check_dead_letters(c: &mut Checker, s: &SubscriptionConfig) {
+    let Some(topic) = s.dead_letter_topic() else {
+        c.require(s.retry.on_exhausted != Some(OnExhausted::DeadLetter), "retry.on_exhausted", || {
+            "is \"dead_letter\", and there is no topic for it: add dead_letter_topic = \"...\" to the subscription"
+                .to_owned()
+        });
+        return;
+    };
+    check_topic_name(c, "dead_letter_topic", topic);
+    c.require(!s.topics.iter().any(|own| own == topic), "dead_letter_topic", || {
+        format!(
+            "`{topic}` is one of the subscription's own topics, and its dead letters would come again: name another"
+        )
+    });
 }
 
 fn check_group(c: &mut Checker, config: &Config, s: &SubscriptionConfig) {

@@ -62,10 +62,14 @@ impl Config {
                 max_ms: millis(retry.max_backoff),
                 jitter: retry.jitter,
             },
-            on_exhausted: match retry.on_exhausted {
+            on_exhausted: match subscription.on_exhausted() {
                 OnExhausted::Block => sluice_core::OnExhausted::Block,
                 OnExhausted::Drop => sluice_core::OnExhausted::Drop,
+                OnExhausted::DeadLetter => sluice_core::OnExhausted::DeadLetter,
             },
+            dead_letter_topic: subscription.dead_letter_topic().is_some(),
+            record_bytes_max: subscription.max_record_bytes.0,
+            too_large_after_ms: millis(subscription.too_large_after),
             commit_interval_ms: millis(subscription.commit_interval),
             commit_count: subscription.commit_count,
             span_max: subscription.span_limit,
@@ -105,6 +109,21 @@ impl SubscriptionConfig {
     #[must_use]
     pub fn group<'a>(&'a self, name: &'a str) -> &'a str {
         if self.group.is_empty() { name } else { &self.group }
+    }
+
+    /// The dead-letter topic, where there is one.
+    #[must_use]
+    pub fn dead_letter_topic(&self) -> Option<&str> {
+        Some(self.dead_letter_topic.as_str()).filter(|topic| !topic.is_empty())
+    }
+
+    /// `retry.on_exhausted`, else what goes without saying: nothing is lost unless it was asked for.
+    #[must_use]
+    pub fn on_exhausted(&self) -> OnExhausted {
+        self.retry.on_exhausted.unwrap_or(match self.dead_letter_topic() {
+            Some(_) => OnExhausted::DeadLetter,
+            None => OnExhausted::Block,
+        })
     }
 
     fn kafka_protocol(&self) -> sluice_kafka::Protocol {

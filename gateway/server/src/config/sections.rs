@@ -77,8 +77,9 @@ section! {
         max_backoff: Duration = Duration::from_secs(300),
         /// Share of the delay by which it may be longer or shorter: 0 to 1.
         jitter: f64 = 0.2,
-        /// After `max_attempts`: `block` retries at `max_backoff` for ever and says so, `drop` counts the record as done.
-        on_exhausted: OnExhausted = OnExhausted::Block,
+        /// After `max_attempts`: `dead_letter` writes the record to `dead_letter_topic`, `block` retries it at `max_backoff`
+        /// for ever and says so, `drop` counts it as done. Absent: `dead_letter` where there is a topic for it, else `block`.
+        on_exhausted: Option<OnExhausted> = None,
     }
 }
 
@@ -124,6 +125,19 @@ section! {
         resume_timeout: Duration = Duration::from_secs(3),
         /// What happens to a record that failed.
         retry: RetryConfig = RetryConfig::default(),
+        /// The topic for records that failed `max_attempts` times, that a client gave up, or that cannot be sent to any
+        /// client. Empty: none, and they go the way of `retry.on_exhausted`. It is never made: it must be there.
+        dead_letter_topic: String = String::new(),
+        /// A record with more bytes of key, value and headers is not dealt: it goes to the dead letters as `too_large`.
+        max_record_bytes: Size = Size::mib(64),
+        /// A record that has fitted the `max_frame_bytes` of no connected session for this long goes to the dead letters as
+        /// `too_large`.
+        #[serde(with = "duration")]
+        too_large_after: Duration = Duration::from_secs(300),
+        /// A partition whose oldest record not done is older than this, or whose span is above 80 % of `span_limit`, counts
+        /// as stuck: in `sluice_partition_stuck`, and once in the log.
+        #[serde(with = "duration")]
+        stuck_after: Duration = Duration::from_secs(300),
         /// A commit at least this often while something changed.
         #[serde(with = "duration")]
         commit_interval: Duration = Duration::from_millis(250),

@@ -31,6 +31,21 @@ fn defaults_are_the_engines_defaults() {
 }
 
 #[test]
+fn a_dead_letter_topic_is_what_exhausted_records_go_to_unless_another_way_is_asked_for() {
+    let policy = |more: &str| {
+        let config = Config::parse("x", &format!("{ORDERS}{more}"), &[]).unwrap();
+        let policy = config.policy(&config.subscriptions["orders"]);
+        (policy.dead_letter_topic, policy.on_exhausted)
+    };
+    use sluice_core::OnExhausted::{Block, DeadLetter, Drop};
+    assert_eq!(policy(""), (false, Block));
+    assert_eq!(policy("dead_letter_topic = \"orders.dlq\""), (true, DeadLetter));
+    assert_eq!(policy("dead_letter_topic = \"dlq\"\nretry = { on_exhausted = \"block\" }"), (true, Block));
+    assert_eq!(policy("dead_letter_topic = \"dlq\"\nretry = { on_exhausted = \"drop\" }"), (true, Drop));
+    assert_eq!(policy("dead_letter_topic = \"dlq\"\nretry = { on_exhausted = \"dead_letter\" }"), (true, DeadLetter));
+}
+
+#[test]
 fn memory_that_nobody_reserved_is_shared_evenly() {
     let text = "[limits]\nmemory_budget = \"1GiB\"\n[subscriptions.a]\ntopics = [\"a\"]\nmemory_reserved = \"512MiB\"\n\
                 [subscriptions.b]\ntopics = [\"b\"]\n[subscriptions.c]\ntopics = [\"c\"]\n";
@@ -80,7 +95,7 @@ fn mistakes_name_file_line_and_key() {
         format!("{ORDERS}start = \"yesterday\"\n"),
         format!("{ORDERS}assignor = \"sticky\"\n"),
         format!("{ORDERS}ordering = \"key\"\n"),
-        format!("{ORDERS}retry = {{ on_exhausted = \"dead_letter\" }}\n"),
+        format!("{ORDERS}retry = {{ on_exhausted = \"deadletter\" }}\n"),
         format!("{ORDERS}retry = {{ max_attempt = 3 }}\n"),
         "[node]\nlisten = \"localhost\"\n".to_owned(),
         format!("{ORDERS}topics = [\"b\"]\n"),
@@ -107,6 +122,10 @@ fn values_that_contradict_each_other_name_the_key_to_change() {
         format!("{ORDERS}protocol = \"consumer\"\nassignor = \"range\"\nkafka_session_timeout = \"6s\"\n"),
         format!("{ORDERS}prefetch = \"1B\"\ncommit_interval = \"0s\"\nmetadata_refresh = \"2h\"\n"),
         format!("{ORDERS}retry = {{ max_attempts = 0, multiplier = 0.5, jitter = 2.0, max_backoff = \"10ms\" }}\n"),
+        format!("{ORDERS}retry = {{ on_exhausted = \"dead_letter\" }}\n"),
+        format!("{ORDERS}dead_letter_topic = \"orders\"\n"),
+        format!("{ORDERS}dead_letter_topic = \"orders/dlq\"\n"),
+        format!("{ORDERS}max_record_bytes = \"0B\"\ntoo_large_after = \"0s\"\nstuck_after = \"0s\"\n"),
         format!("{ORDERS}kafka = {{ \"group.id\" = \"x\" }}\n"),
         format!("{ORDERS}[subscriptions.orders.kafka]\n\"fetch.wait.max\" = \"10\"\n"),
         format!("[node]\nname = \"{}\"\n", "n".repeat(200)),

@@ -84,11 +84,13 @@ words! {
 
 words! {
     /// What happens to a record that failed `max_attempts` times.
-    pub enum OnExhausted = "`\"block\"` or `\"drop\"`" {
+    pub enum OnExhausted = "`\"block\"`, `\"drop\"` or `\"dead_letter\"`" {
         /// Retried at `max_backoff` for ever, and shown.
         Block = "block",
         /// Done without anyone having worked it, and counted.
         Drop = "drop",
+        /// Written to the dead-letter topic; done when Kafka has acknowledged that write.
+        DeadLetter = "dead_letter",
     }
 }
 

@@ -8,9 +8,10 @@ use crate::session::encode::duration;
 /// What the config file says, as operators read it.
 pub(crate) fn spec_of(name: &str, config: &SubscriptionConfig) -> v1::SubscriptionSpec {
     let retry = &config.retry;
-    let on_exhausted = match retry.on_exhausted {
+    let on_exhausted = match config.on_exhausted() {
         OnExhausted::Block => v1::OnExhausted::Block,
         OnExhausted::Drop => v1::OnExhausted::Drop,
+        OnExhausted::DeadLetter => v1::OnExhausted::DeadLetter,
     };
     let at = match config.start {
         Start::Earliest => v1::start::At::Earliest(true),
@@ -29,7 +30,7 @@ pub(crate) fn spec_of(name: &str, config: &SubscriptionConfig) -> v1::Subscripti
             jitter: retry.jitter,
             on_exhausted: on_exhausted.into(),
         }),
-        dead_letter_topic: String::new(),
+        dead_letter_topic: config.dead_letter_topic.clone(),
         ack_timeout: Some(duration(config.ack_timeout)),
         session_timeout: Some(duration(config.session_timeout)),
         resume_timeout: Some(duration(config.resume_timeout)),
