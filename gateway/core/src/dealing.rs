@@ -25,6 +25,8 @@ struct Room {
     /// The largest receive limit of any connected session.
     frame_bytes_most: usize,
     first: bool,
+    /// Records that were taken before their turn.
+    untimely: u64,
 }
 
 /// What a record costs in a frame.
@@ -78,6 +80,7 @@ impl Engine {
             held_bytes: session.held_bytes,
             frame_bytes_most: self.frame_bytes_most,
             first: true,
+            untimely: 0,
         };
         let frame = session.sequence + 1;
         let mut batches = Vec::new();
@@ -109,6 +112,7 @@ impl Engine {
         }
         session.sequence = frame;
         self.broken_count += crate::invariants::window_kept(session, room.held, room.held_bytes);
+        self.broken_count += room.untimely;
         session.held = room.held;
         session.held_bytes = room.held_bytes;
         Some(Output::Deliver { session: id, sequence: frame, batches })
@@ -175,6 +179,7 @@ fn take_batch(partition: &mut Partition, session: &Session, id: SessionId, now: 
             break;
         }
         batch.records.push(Dealt { record: slot.record.clone(), attempts: slot.attempts });
+        room.untimely += crate::invariants::turn_kept(&partition.ledger, at);
         partition.ledger.lease(at);
         if !partition.released.is_empty() {
             partition.released.remove(&offset);

@@ -112,7 +112,7 @@ impl Engine {
             self.fence(now, pid, RevokeReason::Reassigned);
             self.forget_partition(pid);
         }
-        let (partition, restored) = Partition::new(assignment, self.policy.metadata_units_max);
+        let (partition, restored) = Partition::new(assignment, self.policy.metadata_units_max, self.policy.ordering);
         let pid = self.partitions.insert(partition);
         self.touch(now, pid);
         restored

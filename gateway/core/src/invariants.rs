@@ -8,13 +8,14 @@
 //! | 3 done stays done | by construction: a done record has no slot; from outside, by the tests' model |
 //! | 4 no deal exceeds the window | at each frame; `check` |
 //! | 5 nothing is forgotten | `check`: every record is counted once, and what is ready is offered |
-//! | 6 lanes | there are none yet |
+//! | 6 a lane has at most one lease, in offset order | at each deal; `check` |
 //! | 7 memory is bounded | `check`: the sums that the limits look at |
 //! | 8 `Committed` only after Kafka said so | by construction: said in `commit_result` only; the tests' model |
 //! | 9 only failures count as attempts | by construction: `leases.rs` counts in one place; the tests' model |
 //! | 10 a settlement of what is not held changes nothing | by construction: ranges look at own leases only; the model |
 
 use crate::engine::Engine;
+use crate::ledger::{At, Ledger};
 use crate::session::{Session, offsets_of};
 
 /// An invariant is broken: panics in debug builds, counts 1 in release builds.
@@ -30,6 +31,12 @@ pub(crate) fn window_kept(session: &Session, held: u64, held_bytes: u64) -> u64 
     let records = held <= u64::from(session.window.max_records);
     let bytes = session.window.max_bytes == 0 || held == 1 || held_bytes <= session.window.max_bytes;
     if records && bytes { 0 } else { broken("4: a deal exceeds the window") }
+}
+
+/// Invariant 6: no record is dealt while an earlier one of its lane is not done.
+#[track_caller]
+pub(crate) fn turn_kept(ledger: &Ledger, at: At) -> u64 {
+    if ledger.has_turn(at) { 0 } else { broken("6: a record is dealt before its turn") }
 }
 
 impl Engine {
@@ -55,6 +62,7 @@ impl Engine {
             if ledger.last_received().is_some_and(|last| last >= ledger.next()) {
                 return Err(format!("5: {}: next is not above what was received", partition.name));
             }
+            ledger.check_lanes().map_err(|what| format!("6: {}: {what}", partition.name))?;
             if let Some(committed) = partition.commit.acknowledged
                 && committed.0 > ledger.frontier()
             {

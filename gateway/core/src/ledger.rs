@@ -4,13 +4,16 @@
 //! costs nothing and stops nothing. Sequence n stands in segment n / 256; a segment that is all done shrinks to its
 //! bounds, so a million records done behind a stuck one cost a few bytes for each 256.
 
+mod lanes;
 mod segment;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::policy::Ordering;
 use crate::types::{Millis, OffsetRange, Record};
+use lanes::Lanes;
 use segment::{SEGMENT_RECORDS, Segment, Stretch};
 
 pub(crate) use segment::Slot;
@@ -23,6 +26,16 @@ pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 128;
 pub(crate) struct At {
     segment: u64,
     place: usize,
+}
+
+impl At {
+    fn of(sequence: u64) -> Self {
+        Self { segment: sequence / SEGMENT_RECORDS as u64, place: sequence as usize % SEGMENT_RECORDS }
+    }
+
+    fn sequence(self) -> u64 {
+        self.segment * SEGMENT_RECORDS as u64 + self.place as u64
+    }
 }
 
 /// What a record is.
@@ -53,10 +66,12 @@ pub(crate) struct Ledger {
     ready_from: u64,
     /// Attempts of records not done, for the commit.
     attempted: BTreeMap<i64, u32>,
+    /// `None` where nothing has an order.
+    lanes: Option<Box<Lanes>>,
 }
 
 impl Ledger {
-    pub(crate) fn new(next: i64) -> Self {
+    pub(crate) fn new(next: i64, ordering: Ordering) -> Self {
         Self {
             segments: VecDeque::new(),
             base: 0,
@@ -69,6 +84,7 @@ impl Ledger {
             bytes: 0,
             ready_from: 0,
             attempted: BTreeMap::new(),
+            lanes: Lanes::new(ordering),
         }
     }
 
@@ -91,8 +107,14 @@ impl Ledger {
         self.not_done
     }
 
+    /// Records that wait for their retry, or for a frame in which they fit.
     pub(crate) fn waiting(&self) -> u64 {
-        self.not_done - self.ready - self.leased
+        self.not_done - self.ready - self.leased - self.lane_waiting()
+    }
+
+    /// Records that wait for an earlier one of their lane.
+    pub(crate) fn lane_waiting(&self) -> u64 {
+        self.lanes.as_ref().map_or(0, |lanes| lanes.waiting())
     }
 
     /// Records received above the frontier, done or not.
@@ -105,8 +127,9 @@ impl Ledger {
         self.head
     }
 
+    /// What is held for this partition, lanes included.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + self.lanes.as_ref().map_or(0, |lanes| lanes.bytes())
     }
 
     pub(crate) fn attempted(&self) -> &BTreeMap<i64, u32> {
@@ -120,8 +143,7 @@ impl Ledger {
 
     /// Where the first record not done stands.
     pub(crate) fn head_at(&self) -> Option<At> {
-        (self.head < self.tail)
-            .then(|| At { segment: self.head / SEGMENT_RECORDS as u64, place: self.head as usize % SEGMENT_RECORDS })
+        (self.head < self.tail).then(|| At::of(self.head))
     }
 
     // === arrival ===
@@ -131,7 +153,7 @@ impl Ledger {
         self.next = self.next.max(next);
     }
 
-    /// A record at or above `next`: ready, or done at once when `done`.
+    /// A record at or above `next`: ready, or waiting for those before it in its lane, or done at once when `done`.
     pub(crate) fn push(&mut self, now: Millis, record: Record, attempts: u32, done: bool) {
         let offset = record.offset;
         let needs_new = self.segments.back().is_none_or(|s| s.live().is_none_or(Segment::is_full));
@@ -141,13 +163,17 @@ impl Ledger {
             }
             self.segments.push_back(Stretch::Live(Box::new(Segment::new(offset))));
         }
+        let blocked = match &mut self.lanes {
+            Some(lanes) if !done => !lanes.join(&record, self.tail),
+            _ => false,
+        };
         let slot = (!done).then(|| {
             let bytes = u32::try_from(record.bytes()).unwrap_or(u32::MAX);
             Slot { record, received_at: now, attempts, bytes }
         });
         if let Some(slot) = &slot {
             self.bytes += u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
-            self.ready += 1;
+            self.ready += u64::from(!blocked);
             self.not_done += 1;
             self.ready_from = self.ready_from.min(self.tail / SEGMENT_RECORDS as u64);
             if attempts > 0 {
@@ -156,6 +182,9 @@ impl Ledger {
         }
         let last = self.segments.back_mut().and_then(Stretch::live_mut).expect("pushed above, or it was there");
         last.push(offset, slot);
+        if blocked {
+            last.make_waiting(last.len - 1);
+        }
         self.tail += 1;
         self.next = offset + 1;
         self.collapse(self.segments.len() - 1);
@@ -232,6 +261,12 @@ impl Ledger {
 
     // === changes; each O(1) ===
 
+    /// Whether no earlier record of its lane holds this one up.
+    pub(crate) fn has_turn(&self, at: At) -> bool {
+        let Some(lanes) = &self.lanes else { return true };
+        self.slot(at).is_none_or(|slot| lanes.has_turn(&slot.record, at.sequence()))
+    }
+
     /// Ready → leased.
     pub(crate) fn lease(&mut self, at: At) {
         if let Some(segment) = self.live_mut(at) {
@@ -241,9 +276,12 @@ impl Ledger {
         }
     }
 
-    /// Leased or waiting → ready.
+    /// Leased or waiting → ready. What waits for an earlier record of its lane goes on waiting.
     pub(crate) fn make_ready(&mut self, at: At) {
         let was = self.state(at);
+        if !self.has_turn(at) {
+            return;
+        }
         if let Some(segment) = self.live_mut(at)
             && matches!(was, State::Leased | State::Waiting)
         {
@@ -275,7 +313,7 @@ impl Ledger {
         attempts
     }
 
-    /// Makes a record done and frees its bytes. Call `advance` after the last of a batch.
+    /// Makes a record done and frees its bytes; the next of its lane is ready. Call `advance` after the last of a batch.
     pub(crate) fn finish(&mut self, at: At) {
         let was = self.state(at);
         let Some(slot) = self.live_mut(at).and_then(|s| s.finish(at.place)) else { return };
@@ -287,6 +325,11 @@ impl Ledger {
             self.attempted.remove(&slot.record.offset);
         }
         self.collapse((at.segment - self.base) as usize);
+        if let Some(lanes) = &mut self.lanes
+            && let Some(next) = lanes.leave(&slot.record, at.sequence())
+        {
+            self.make_ready(At::of(next));
+        }
     }
 
     /// A full segment that is all done keeps its bounds only.
@@ -386,7 +429,18 @@ impl Ledger {
                 sums.3 += u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
             }
         }
+        sums.3 += self.lanes.as_ref().map_or(0, |lanes| lanes.bytes());
         sums
+    }
+
+    /// Invariant 6, looked up record by record.
+    pub(crate) fn check_lanes(&self) -> Result<(), String> {
+        let Some(lanes) = &self.lanes else { return Ok(()) };
+        let live = (self.base..).zip(&self.segments).filter_map(|(number, s)| Some((number, s.live()?)));
+        lanes.check(live.flat_map(|(number, s)| {
+            let of = move |i| Some((At { segment: number, place: i }.sequence(), &s.slot(i)?.record, s.is_at_work(i)));
+            (0..s.len).filter_map(of)
+        }))
     }
 
     /// Offsets that are leased, ascending.

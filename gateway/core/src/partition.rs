@@ -6,6 +6,7 @@ use crate::commit::CommitState;
 use crate::io::{Assignment, Restored};
 use crate::ledger::Ledger;
 use crate::metadata;
+use crate::policy::Ordering;
 use crate::types::{Epoch, Millis, OffsetRange, SessionId, TopicPartition};
 use crate::view::Stats;
 
@@ -83,7 +84,7 @@ impl SavedAbove {
 // === impl Partition ===
 
 impl Partition {
-    pub(crate) fn new(assignment: Assignment, units_max: usize) -> (Self, Restored) {
+    pub(crate) fn new(assignment: Assignment, units_max: usize, ordering: Ordering) -> (Self, Restored) {
         let Assignment { partition, epoch, next, metadata, topic_hash, commit_now } = assignment;
         let text = metadata.filter(|text| !text.is_empty());
         let (saved, restored) = match text.map(|text| metadata::decode(&text)) {
@@ -97,7 +98,7 @@ impl Partition {
             name: partition,
             epoch,
             topic_hash,
-            ledger: Ledger::new(next.0),
+            ledger: Ledger::new(next.0, ordering),
             saved,
             commit,
             stats,

@@ -2,6 +2,7 @@
 
 mod commits;
 mod dealing;
+mod lanes;
 mod revoking;
 mod sessions;
 mod settling;

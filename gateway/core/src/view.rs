@@ -125,6 +125,8 @@ pub struct PartitionView {
     pub leased: u64,
     /// Records that wait for their retry.
     pub waiting_retry: u64,
+    /// Records that wait for an earlier one of their lane.
+    pub lane_waiting: u64,
     /// Records done above the frontier.
     pub done_above_frontier: u64,
     /// The first record not done, if one was received.

@@ -30,13 +30,17 @@ impl Engine {
     /// All sessions, by number.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionView> {
+        // Somebody has room, and everything that is left waits its turn.
+        let lanes_only = self.sums.ready == 0 && self.partitions.iter().any(|(_, p)| p.ledger.lane_waiting() > 0);
         let view = |(id, session): (&SessionId, &crate::session::Session)| {
             let blocked_on = if session.draining {
                 Some(BlockedOn::Draining)
             } else if self.paused {
                 Some(BlockedOn::Paused)
-            } else if session.free() > 0 || session.broken_until.is_some() {
+            } else if session.broken_until.is_some() {
                 None
+            } else if session.free() > 0 {
+                lanes_only.then_some(BlockedOn::Lane)
             } else if session.unresponsive && session.held > 0 {
                 Some(BlockedOn::Unresponsive)
             } else {
@@ -83,6 +87,7 @@ impl Engine {
             ready: ledger.ready(),
             leased: ledger.leased(),
             waiting_retry: ledger.waiting(),
+            lane_waiting: ledger.lane_waiting(),
             done_above_frontier: ledger.done_above(),
             oldest_undone_offset: oldest.map(|slot| slot.record.offset),
             oldest_undone_age_ms: oldest.map_or(0, |slot| now.0.saturating_sub(slot.received_at.0)),

@@ -243,6 +243,10 @@ impl Segment {
         self.ready.set(i);
     }
 
+    pub(crate) fn is_at_work(&self, i: usize) -> bool {
+        self.ready.get(i) || self.leased.get(i)
+    }
+
     /// Neither ready nor leased nor done: it waits.
     pub(crate) fn make_waiting(&mut self, i: usize) {
         self.leased.clear(i);

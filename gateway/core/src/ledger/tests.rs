@@ -2,7 +2,7 @@ use super::*;
 use crate::tests::{range, record};
 
 fn ledger(offsets: impl IntoIterator<Item = i64>) -> Ledger {
-    let mut ledger = Ledger::new(0);
+    let mut ledger = Ledger::new(0, Ordering::None);
     for offset in offsets {
         ledger.push(Millis(0), record(offset), 0, false);
     }
@@ -93,4 +93,38 @@ fn the_lowest_ready_record_is_found_after_one_below_returns() {
     let after = l.next_ready(Some(at)).unwrap();
     assert_eq!(l.slot(after).unwrap().record.offset, 550);
     assert_eq!(l.recount(), (l.ready(), l.leased(), l.not_done(), l.bytes()));
+}
+
+#[test]
+fn a_record_done_out_of_its_turn_leaves_its_lane() {
+    let mut l = Ledger::new(0, Ordering::Partition);
+    for offset in 0..5 {
+        l.push(Millis(0), record(offset), 0, false);
+    }
+    assert_eq!((l.ready(), l.waiting(), l.lane_waiting()), (1, 0, 4));
+    finish(&mut l, 2);
+    l.make_ready(l.find(3).unwrap());
+    assert_eq!((l.ready(), l.lane_waiting()), (1, 3), "its turn has not come");
+    for offset in [0, 1, 3] {
+        assert_eq!(l.state(l.find(offset).unwrap()), State::Ready);
+        finish(&mut l, offset);
+        l.check_lanes().unwrap();
+    }
+    finish(&mut l, 4);
+    assert_eq!((l.frontier(), l.bytes(), l.lane_waiting()), (5, 0, 0));
+}
+
+#[test]
+fn lanes_that_are_gone_give_their_room_back() {
+    let mut l = Ledger::new(0, Ordering::Key);
+    for offset in 0..100_000i64 {
+        let key = Some(bytes::Bytes::copy_from_slice(&offset.to_be_bytes()));
+        l.push(Millis(0), Record { key, ..record(offset) }, 0, false);
+    }
+    assert_eq!(l.ready(), 100_000);
+    let room = l.lanes.as_ref().unwrap().room();
+    for offset in 0..99_990 {
+        finish(&mut l, offset);
+    }
+    assert!(l.lanes.as_ref().unwrap().room() < 100, "{room} before");
 }

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use sluice_core::{
-    Backoff, CommitError, End, Epoch, Leases, Millis, OffsetRange, OnExhausted, Open, Outcome, Policy, RevokeReason,
-    SessionId, Settlement, Settlements, TopicPartition, Window,
+    Backoff, CommitError, End, Epoch, Leases, Millis, OffsetRange, OnExhausted, Open, Ordering, Outcome, Policy,
+    RevokeReason, SessionId, Settlement, Settlements, TopicPartition, Window,
 };
 
 use crate::support::client;
@@ -161,19 +161,25 @@ fn policy() -> impl Strategy<Value = Policy> {
         prop_oneof![2 => Just(1usize << 17), 1 => Just(100)],
     );
     let failures = (2u32..6, any::<bool>(), prop_oneof![2 => Just(0.0f64), 1 => Just(0.2)], any::<bool>());
-    (sizes, failures).prop_map(|((units, span, bytes, frame, frame_bytes), (attempts, drop, jitter, count))| Policy {
-        ack_timeout_ms: 1_000,
-        resume_timeout_ms: 300,
-        max_attempts: attempts,
-        backoff: Backoff { initial_ms: 100, multiplier: 2.0, max_ms: 1_000, jitter },
-        on_exhausted: if drop { OnExhausted::Drop } else { OnExhausted::Block },
-        commit_count: if count { 3 } else { 10_000 },
-        metadata_units_max: units,
-        span_max: span,
-        partition_bytes_max: bytes,
-        frame_records_max: frame,
-        frame_bytes_max: frame_bytes,
-        ..Policy::default()
+    let ordering = prop_oneof![2 => Just(Ordering::None), 2 => Just(Ordering::Key), 1 => Just(Ordering::Partition)];
+    (sizes, failures, ordering).prop_map(|(sizes, failures, ordering)| {
+        let (units, span, bytes, frame, frame_bytes) = sizes;
+        let (attempts, drop, jitter, count) = failures;
+        Policy {
+            ordering,
+            ack_timeout_ms: 1_000,
+            resume_timeout_ms: 300,
+            max_attempts: attempts,
+            backoff: Backoff { initial_ms: 100, multiplier: 2.0, max_ms: 1_000, jitter },
+            on_exhausted: if drop { OnExhausted::Drop } else { OnExhausted::Block },
+            commit_count: if count { 3 } else { 10_000 },
+            metadata_units_max: units,
+            span_max: span,
+            partition_bytes_max: bytes,
+            frame_records_max: frame,
+            frame_bytes_max: frame_bytes,
+            ..Policy::default()
+        }
     })
 }
 

@@ -50,6 +50,8 @@ impl Config {
         Policy {
             ordering: match subscription.ordering {
                 Ordering::None => sluice_core::Ordering::None,
+                Ordering::Key => sluice_core::Ordering::Key,
+                Ordering::Partition => sluice_core::Ordering::Partition,
             },
             ack_timeout_ms: millis(subscription.ack_timeout),
             max_ack_timeout_ms: millis(subscription.max_ack_timeout),

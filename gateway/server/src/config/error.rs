@@ -141,15 +141,11 @@ fn path_at(table: &DeTable<'_>, at: usize) -> Vec<String> {
     best
 }
 
-/// Words of the contract that this build does not know yet: no mistake of whoever wrote them.
-const NOT_THERE_YET: &[&str] = &["key", "partition"];
-
 /// An enum's unknown word.
 fn unknown_word(rest: &str) -> String {
     let (given, expected) = rest.split_once('`').unwrap_or((rest, ""));
     let expected = expected.trim_start_matches([',', ' ']);
-    let why = if NOT_THERE_YET.contains(&given) { "is not there yet" } else { "is not one of the values" };
-    format!("`{given}` {why}: {expected}")
+    format!("`{given}` is not one of the values: {expected}")
 }
 
 /// serde's words, for people: a key that is not there comes with the one that was probably meant.

@@ -98,7 +98,8 @@ section! {
         group: String = String::new(),
         /// Names of topics: at least one.
         topics: Vec<String> = Vec::new(),
-        /// Order among records.
+        /// Order among records of a partition. `key`: records of one key are worked one after another, by offset, retries
+        /// included; a null key has no order. `partition`: all records of a partition are. See docs/ordering.md.
         ordering: Ordering = Ordering::None,
         /// Where a group without any commit of a topic begins. A partition that appears later starts at its beginning.
         start: Start = Start::Earliest,

@@ -94,7 +94,7 @@ fn mistakes_name_file_line_and_key() {
         format!("{ORDERS}commit_count = -1\n"),
         format!("{ORDERS}start = \"yesterday\"\n"),
         format!("{ORDERS}assignor = \"sticky\"\n"),
-        format!("{ORDERS}ordering = \"key\"\n"),
+        format!("{ORDERS}ordering = \"topic\"\n"),
         format!("{ORDERS}retry = {{ on_exhausted = \"deadletter\" }}\n"),
         format!("{ORDERS}retry = {{ max_attempt = 3 }}\n"),
         "[node]\nlisten = \"localhost\"\n".to_owned(),

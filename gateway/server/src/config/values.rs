@@ -44,9 +44,13 @@ macro_rules! words {
 
 words! {
     /// Order among records.
-    pub enum Ordering = "`\"none\"`" {
+    pub enum Ordering = "`\"none\"`, `\"key\"` or `\"partition\"`" {
         /// None: every record may be worked at once.
         None = "none",
+        /// Records of one key, one after another. A null key has no order.
+        Key = "key",
+        /// Records of one partition, one after another.
+        Partition = "partition",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use sluice_proto::v1;
 
-use crate::config::{OnExhausted, Start, SubscriptionConfig};
+use crate::config::{OnExhausted, Ordering, Start, SubscriptionConfig};
 use crate::session::encode::duration;
 
 /// What the config file says, as operators read it.
@@ -13,6 +13,11 @@ pub(crate) fn spec_of(name: &str, config: &SubscriptionConfig) -> v1::Subscripti
         OnExhausted::Drop => v1::OnExhausted::Drop,
         OnExhausted::DeadLetter => v1::OnExhausted::DeadLetter,
     };
+    let ordering = match config.ordering {
+        Ordering::None => v1::Ordering::None,
+        Ordering::Key => v1::Ordering::Key,
+        Ordering::Partition => v1::Ordering::Partition,
+    };
     let at = match config.start {
         Start::Earliest => v1::start::At::Earliest(true),
         Start::Latest => v1::start::At::Latest(true),
@@ -21,7 +26,7 @@ pub(crate) fn spec_of(name: &str, config: &SubscriptionConfig) -> v1::Subscripti
     v1::SubscriptionSpec {
         group: config.group(name).to_owned(),
         topics: config.topics.clone(),
-        ordering: v1::Ordering::None.into(),
+        ordering: ordering.into(),
         retry: Some(v1::RetryPolicy {
             max_attempts: i32::try_from(retry.max_attempts).unwrap_or(i32::MAX),
             initial_backoff: Some(duration(retry.initial_backoff)),
@@ -78,5 +83,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(differences(&asked, &live), ["ack_timeout", "filter"]);
+        let asked =
+            v1::SubscriptionSpec { group: "orders".into(), ordering: v1::Ordering::Key.into(), ..Default::default() };
+        assert_eq!(differences(&asked, &live), ["ordering"]);
+        let keyed = SubscriptionConfig { ordering: Ordering::Key, ..config };
+        assert!(differences(&asked, &spec_of("orders", &keyed)).is_empty());
     }
 }

@@ -37,6 +37,14 @@ fn record(dealt: Dealt) -> v1::Record {
     }
 }
 
+pub(crate) fn ordering(ordering: sluice_core::Ordering) -> v1::Ordering {
+    match ordering {
+        sluice_core::Ordering::None => v1::Ordering::None,
+        sluice_core::Ordering::Key => v1::Ordering::Key,
+        sluice_core::Ordering::Partition => v1::Ordering::Partition,
+    }
+}
+
 pub(crate) fn leases(leases: Leases) -> v1::Leases {
     v1::Leases {
         topic: leases.partition.topic.to_string(),

@@ -63,7 +63,7 @@ impl Driver {
             held: opened.held.into_iter().map(encode::leases).collect(),
             ack_timeout: Some(encode::duration(Duration::from_millis(opened.ack_timeout_ms))),
             session_timeout: Some(encode::duration(self.settings.session_timeout)),
-            ordering: v1::Ordering::None.into(),
+            ordering: encode::ordering(self.engine.policy().ordering).into(),
             subscription: self.settings.name.to_string(),
             revision: sluice_proto::REVISION,
         };

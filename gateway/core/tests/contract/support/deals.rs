@@ -1,5 +1,7 @@
 //! The model's view of what the engine says to sessions: deliveries under windows, revocations, and that nothing starves.
 
+use std::collections::BTreeMap;
+
 use sluice_core::{Batch, Leases, OffsetRange, RevokeReason, SessionId, TopicPartition};
 
 use crate::support::model::{Model, Notice, Slot, State};
@@ -90,6 +92,7 @@ impl Model {
         let sess = self.sessions.get_mut(&session).ok_or("no such session")?;
         let part = self.parts.get_mut(&batch.partition).ok_or("no such partition")?;
         let offset = dealt.record.offset;
+        let earlier = part.turns(self.policy.ordering).behind.get(&offset).copied();
         let slot = part.slots.get_mut(&offset).ok_or("was never received in this epoch")?;
         let early = matches!(slot.state, State::Idle { not_before, .. } if not_before > now);
         let to_releaser = slot.not_to.is_some_and(|(s, until)| s == session && until > now);
@@ -100,6 +103,9 @@ impl Model {
             State::Done => return Err("is done".into()),
             State::Leased { session, .. } => return Err(format!("is leased by {session:?}")),
             State::Idle { .. } | State::Unsure => {}
+        }
+        if let Some(earlier) = earlier {
+            return Err(format!("comes before {earlier}, which is before it in its lane and not done"));
         }
         if early {
             return Err(format!("waits for its retry: {before:?}"));
@@ -149,6 +155,8 @@ impl Model {
             return;
         }
         let ticked = self.ticked;
+        let ordering = self.policy.ordering;
+        let turns: BTreeMap<_, _> = self.parts.iter().map(|(tp, p)| (tp.clone(), p.turns(ordering))).collect();
         for (session, s) in &self.sessions {
             let held = self.held(*session);
             let closed = s.broken.is_some() || s.draining || (s.unresponsive && held.records > 0);
@@ -164,14 +172,16 @@ impl Model {
                     _ => false,
                 };
                 // The lowest goes first: one that does not fit may hold up those above it.
-                let Some((offset, slot)) = part.slots.iter().find(|(_, slot)| maybe(slot)) else { continue };
+                let turns = &turns[tp];
+                let dealable = |(offset, slot): &(&i64, &Slot)| maybe(slot) && !turns.behind.contains_key(*offset);
+                let Some((offset, slot)) = part.slots.iter().find(dealable) else { continue };
                 let bytes = slot.record.bytes() as u64;
                 let fits = s.window.max_bytes == 0 || held.records == 0 || held.bytes + bytes <= s.window.max_bytes;
                 // A frame carries more than the payloads: only what fits with room to spare must fit.
                 let framed = bytes * 2 + 1024 < s.max_frame_bytes;
                 let State::Idle { ready_by, not_before } = slot.state else { continue };
                 let ready = ready_by <= ticked || (not_before == 0 && ready_by <= self.now);
-                if ready && fits && framed && !released(slot, ticked) {
+                if ready && fits && framed && !released(slot, ticked) && !turns.perhaps.contains(offset) {
                     let what =
                         format!("{tp} {offset} is ready ({slot:?}), {session:?} holds {held:?} of {:?}", s.window);
                     self.violations.push(what);

@@ -291,6 +291,7 @@ impl Driver {
     /// What operators are shown agrees with the model.
     fn check_views(&mut self) {
         let model = &self.model;
+        let ordering = model.policy.ordering;
         let mut wrong = String::new();
         for view in self.engine.partitions(self.now()) {
             let Some(part) = model.parts.get(&view.partition) else {
@@ -311,7 +312,8 @@ impl Driver {
                 ("committable", view.committable.0, frontier),
                 ("next", view.next.0, part.next),
                 ("leased", to_i64(view.leased), to_i64(part.leased() as u64)),
-                ("ready + waiting", to_i64(view.ready + view.waiting_retry), to_i64(idle)),
+                ("ready + waiting", to_i64(view.ready + view.waiting_retry + view.lane_waiting), to_i64(idle)),
+                ("lane waiting", to_i64(view.lane_waiting), to_i64(part.turns(ordering).behind.len() as u64)),
                 ("done above", to_i64(view.done_above_frontier), to_i64(count(|s| *s == State::Done))),
                 ("span", to_i64(view.span), to_i64(count(|_| true))),
             ];

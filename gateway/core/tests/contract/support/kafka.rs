@@ -21,6 +21,20 @@ pub(crate) struct Kafka {
     pub(crate) stored: BTreeMap<TopicPartition, Snapshot>,
     /// Every commit that Kafka ever took, in its order.
     pub(crate) history: Vec<(TopicPartition, i64)>,
+    /// Whether new records have keys.
+    pub(crate) keyed: bool,
+}
+
+/// A few keys, one of them hot; the empty one is a key, a missing one is not.
+pub(crate) fn key(offset: i64) -> Option<Bytes> {
+    let key = match offset.wrapping_mul(2_654_435_761) / 7 % 16 {
+        0..=7 => "hot",
+        8..=10 => "warm",
+        11 => "cold",
+        12 => "",
+        _ => return None,
+    };
+    Some(Bytes::from_static(key.as_bytes()))
 }
 
 /// A record whose bytes tell its place, so that a mix-up shows.
@@ -36,7 +50,8 @@ impl Kafka {
         let log = self.logs.entry(tp.clone()).or_default();
         for gap in gaps {
             let offset = log.end + i64::from(*gap);
-            log.records.push(record(tp, offset, padding));
+            let key = self.keyed.then(|| key(offset)).flatten();
+            log.records.push(Record { key, ..record(tp, offset, padding) });
             log.end = offset + 1;
         }
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_core::{
-    Assignment, CommitError, End, Epoch, Millis, NextOffset, Open, Outcome, Output, Policy, Restored, RevokeReason,
-    SessionId, Settlements, TopicPartition,
+    Assignment, CommitError, End, Epoch, Millis, NextOffset, Open, Ordering, Outcome, Output, Policy, Restored,
+    RevokeReason, SessionId, Settlements, TopicPartition,
 };
 
 use crate::support::client;
@@ -65,7 +65,7 @@ impl World {
         let driver = Self::driver(&policy, plant);
         let mut world = Self {
             driver,
-            kafka: Kafka::default(),
+            kafka: Kafka { keyed: policy.ordering != Ordering::None, ..Kafka::default() },
             topics: (0..partitions).map(|p| TopicPartition::new("orders", p)).collect(),
             owned: BTreeMap::new(),
             in_flight: BTreeMap::new(),
