@@ -11,6 +11,7 @@ mod config;
 mod fetch;
 mod ffi;
 mod io;
+mod letters;
 mod lookup;
 mod member;
 mod messages;
@@ -23,4 +24,5 @@ pub mod tools;
 
 pub use config::check_properties;
 pub use io::{Assignor, FetchGate, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause, Start};
+pub use letters::{Done, LetterFacts, LetterOrigin, LetterWriter, Write, WriteError, WriterConfig, Written};
 pub use subscription::{Error, Subscription};

@@ -42,9 +42,15 @@ const SELF_FENCED: &str = "sluice_self_fenced_total";
 const FETCH_RESTS: &str = "sluice_fetch_rests_total";
 const PARTITION_HOLDS: &str = "sluice_partition_holds_total";
 
+const LETTERS_FAILED: &str = "sluice_dead_letter_writes_failed_total";
+const LETTERS_PENDING: &str = "sluice_dead_letters_pending";
+const LETTERS_PENDING_BYTES: &str = "sluice_dead_letters_pending_bytes";
+const LETTERS_FAILING: &str = "sluice_dead_letters_failing";
+
 const STREAMS: &str = "sluice_streams";
 const STREAMS_MAX: &str = "sluice_streams_max";
 const MEMORY_BUDGET: &str = "sluice_memory_budget_bytes";
+const MEMORY_HELD: &str = "sluice_memory_held_bytes";
 const SESSIONS: &str = "sluice_sessions";
 const LEASED: &str = "sluice_leased";
 const BYTES_HELD: &str = "sluice_bytes_held";
@@ -61,9 +67,11 @@ const PARTITION_BYTES_MAX: &str = "sluice_partition_bytes_max";
 const PARTITION_COMMITTABLE: &str = "sluice_partition_committable_offset";
 const PARTITION_COMMITTED: &str = "sluice_partition_committed_offset";
 const PARTITION_LAG: &str = "sluice_partition_lag";
+const PARTITION_AGE: &str = "sluice_partition_oldest_undone_age_seconds";
+const PARTITION_STUCK: &str = "sluice_partition_stuck";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 26] = [
+const COUNTERS: [(&str, &str); 27] = [
     (RECEIVED, "Records received from Kafka."),
     (DELIVERED, "Deliveries, redeliveries included."),
     (ACKED, "Records acked."),
@@ -89,19 +97,24 @@ const COUNTERS: [(&str, &str); 26] = [
     (TOPICS_RECREATED, "Partitions whose topic was deleted and made again."),
     (SELF_FENCED, "Times that the node was away for a Kafka session and gave its partitions up."),
     (FETCH_RESTS, "Times that fetching rested at the subscription's byte budget."),
+    (LETTERS_FAILED, "Dead letters that Kafka did not take, by reason; they are held, and written again."),
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
 ];
 
-const GAUGES: [(&str, &str); 19] = [
+const GAUGES: [(&str, &str); 25] = [
     (STREAMS, "Streams open."),
     (STREAMS_MAX, "Streams that may be open."),
     (MEMORY_BUDGET, "Bytes of records that the process may hold."),
+    (MEMORY_HELD, "Bytes of records that the process holds, fetched and not yet taken by the engines included."),
     (SESSIONS, "Sessions, those that wait for a resume included."),
     (LEASED, "Records leased."),
     (BYTES_HELD, "Bytes of records held."),
     (BYTES_MAX, "Bytes of records that the subscription may hold."),
     (QUEUED_BYTES, "Bytes fetched and not yet taken by the engine."),
     (FETCH_RESTING, "1 while fetching rests at the byte budget."),
+    (LETTERS_PENDING, "Dead letters on their way to Kafka."),
+    (LETTERS_PENDING_BYTES, "Bytes of dead letters on their way to Kafka."),
+    (LETTERS_FAILING, "1 while Kafka does not take dead letters: the last write failed. GetSubscription says why."),
     (PARTITION_PENDING, "Records received and not done."),
     (PARTITION_LEASED, "Records leased."),
     (PARTITION_SPAN, "Records received above the frontier, done or not."),
@@ -111,6 +124,11 @@ const GAUGES: [(&str, &str); 19] = [
     (PARTITION_COMMITTABLE, "The frontier: the offset that may be committed."),
     (PARTITION_COMMITTED, "The offset that Kafka acknowledged."),
     (PARTITION_LAG, "Offsets between the committed one and the log's end."),
+    (PARTITION_AGE, "Seconds since the oldest record not done was received; 0: there is none."),
+    (
+        PARTITION_STUCK,
+        "1 while one record holds its partition: older than stuck_after, or most of the span done behind it.",
+    ),
     (PARTITION_HELD, "1 while the partition is off the fetch at its limit."),
 ];
 
@@ -140,6 +158,8 @@ impl Exporter {
         metrics::with_local_recorder(&page, || {
             describe();
             self.export_node();
+            let held = views.iter().filter_map(|(_, view)| view.as_ref().ok());
+            gauge!(MEMORY_HELD).set(held.map(|view| view.bytes_held + view.queued_bytes).sum::<u64>() as f64);
             for (handle, view) in &views {
                 if let Ok(view) = view {
                     export_subscription(handle, view);
@@ -183,6 +203,9 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
     ] {
         counter!(SETTLEMENTS_REJECTED, "subscription" => name.clone(), "reason" => reason).absolute(value);
     }
+    for (reason, value) in [("failed", counts.letters_failed), ("too_large", counts.letters_too_large)] {
+        counter!(LETTERS_FAILED, "subscription" => name.clone(), "reason" => reason).absolute(value);
+    }
     let leased: u64 = view.partitions.iter().map(|partition| partition.view.leased).sum();
     for (metric, value) in [
         (SESSIONS, view.sessions.len() as u64),
@@ -190,6 +213,9 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
         (BYTES_HELD, view.bytes_held),
         (BYTES_MAX, handle.policy.subscription_bytes_max),
         (QUEUED_BYTES, view.queued_bytes),
+        (LETTERS_PENDING, view.letters_pending),
+        (LETTERS_PENDING_BYTES, view.letters_pending_bytes),
+        (LETTERS_FAILING, u64::from(view.letters_failing)),
         (FETCH_RESTING, u64::from(counts.fetch_resting)),
         (PARTITION_SPAN_MAX, handle.policy.span_max),
         (PARTITION_BYTES_MAX, handle.policy.partition_bytes_max),
@@ -241,6 +267,8 @@ fn export_partition(subscription: &str, partition: &PartitionSnapshot) {
         (PARTITION_COMMITTABLE, view.committable.0 as f64),
         (PARTITION_COMMITTED, view.committed.map_or(-1.0, |offset| offset.0 as f64)),
         (PARTITION_LAG, lag(view, partition.watermarks) as f64),
+        (PARTITION_AGE, view.oldest_undone_age_ms as f64 / 1_000.0),
+        (PARTITION_STUCK, f64::from(u8::from(partition.stuck))),
         (PARTITION_HELD, f64::from(u8::from(view.held_back))),
     ];
     for (metric, value) in rows {

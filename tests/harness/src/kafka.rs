@@ -4,4 +4,3 @@ pub mod broker;
 pub mod client;
 pub mod commits;
 mod install;
-mod plant;

@@ -8,7 +8,6 @@
 pub mod crew;
 pub mod gateway;
 pub mod history;
-pub mod http2;
 pub mod kafka;
 pub mod process;
 pub mod scratch;

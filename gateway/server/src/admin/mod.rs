@@ -84,7 +84,13 @@ fn subscriptions(shared: &Shared) -> Map<String, Value> {
             Membership::Draining => "draining",
             Membership::Leaving => "leaving",
         };
-        json!({ "kafka": kafka, "detail": detail, "membership": membership, "paused": state.paused })
+        json!({
+            "kafka": kafka,
+            "detail": detail,
+            "membership": membership,
+            "paused": state.paused,
+            "dead_letters": state.dead_letter_error,
+        })
     };
     shared.subscriptions.iter().map(|(name, handle)| (name.clone(), row(handle))).collect()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, OnExhausted, Protocol, SubscriptionConfig};
+use crate::config::{Config, OnExhausted, Protocol, Size, SubscriptionConfig};
 
 /// Kafka's own limit on `client.id` and names that stand in it is generous; describe answers stay small with this.
 const CLIENT_ID_BYTES_MAX: usize = 200;
@@ -19,6 +19,9 @@ const MAX_POLL_INTERVAL_DEFAULT: Duration = Duration::from_secs(300);
 const PREFETCH_KIB_MAX: u64 = 2_097_151;
 /// librdkafka's bound of intervals and timeouts that it is given in milliseconds.
 const KAFKA_DURATION_MAX: Duration = Duration::from_secs(3_600);
+
+/// A dead letter of Kafka's default `max.message.bytes` fits.
+const DEAD_LETTER_QUEUE_MIN: Size = Size::mib(2);
 
 /// A mistake: the key's path, and what would be right.
 pub(crate) type Mistake = (Vec<String>, String);
@@ -100,14 +103,15 @@ fn check_process(config: &Config) -> Vec<Mistake> {
 
     let mut limits = Checker::new(&["limits"]);
     limits.require(config.limits.max_streams > 0, "max_streams", || "must be at least 1".to_owned());
+    limits.kafka_duration("dead_letter_timeout", config.limits.dead_letter_timeout);
+    limits.require(config.limits.dead_letter_queue >= DEAD_LETTER_QUEUE_MIN, "dead_letter_queue", || {
+        format!("must be at least {DEAD_LETTER_QUEUE_MIN}")
+    });
     let reserved: u64 = config.subscriptions.values().filter_map(|s| s.memory_reserved).map(|size| size.0).sum();
     let sharing = config.subscriptions.values().any(|s| s.memory_reserved.is_none());
     let budget = config.limits.memory_budget;
     limits.require(reserved + u64::from(sharing) <= budget.0, "memory_budget", || {
-        format!(
-            "is {budget}, and the subscriptions reserve {}: nothing is left for the others",
-            crate::config::Size(reserved)
-        )
+        format!("is {budget}, and the subscriptions reserve {}: nothing is left for the others", Size(reserved))
     });
     let properties = property_mistakes("properties", &mut kafka, &config.kafka.properties);
     [node, log, id, limits].into_iter().flat_map(|checker| checker.mistakes).chain(properties).collect()

@@ -81,6 +81,20 @@ impl Config {
         }
     }
 
+    /// The client that writes the subscription's dead letters.
+    #[must_use]
+    pub fn writer_config(&self, subscription: &SubscriptionConfig) -> sluice_kafka::WriterConfig {
+        let mut properties = self.kafka.properties.clone();
+        properties.extend(subscription.kafka.clone());
+        sluice_kafka::WriterConfig {
+            brokers: self.kafka.brokers.clone(),
+            client_id: self.client_id(),
+            properties,
+            timeout: self.limits.dead_letter_timeout,
+            queue_bytes: self.limits.dead_letter_queue.0,
+        }
+    }
+
     /// Kafka's part of the subscription of that name.
     #[must_use]
     pub fn kafka_config(&self, name: &str, subscription: &SubscriptionConfig) -> sluice_kafka::KafkaConfig {
@@ -122,10 +136,11 @@ impl SubscriptionConfig {
     /// `retry.on_exhausted`, else what goes without saying: nothing is lost unless it was asked for.
     #[must_use]
     pub fn on_exhausted(&self) -> OnExhausted {
-        self.retry.on_exhausted.unwrap_or(match self.dead_letter_topic() {
-            Some(_) => OnExhausted::DeadLetter,
-            None => OnExhausted::Block,
-        })
+        match (self.retry.on_exhausted, self.dead_letter_topic()) {
+            (Some(asked), _) => asked,
+            (None, Some(_)) => OnExhausted::DeadLetter,
+            (None, None) => OnExhausted::Block,
+        }
     }
 
     fn kafka_protocol(&self) -> sluice_kafka::Protocol {

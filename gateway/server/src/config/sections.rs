@@ -59,6 +59,12 @@ section! {
         memory_budget: Size = Size(1 << 30),
         /// Streams open at once; one more is refused with RESOURCE_EXHAUSTED and `STREAM_LIMIT`.
         max_streams: u32 = 10_000,
+        /// A dead letter that Kafka has not acknowledged within this failed: it is held, and written again.
+        #[serde(with = "duration")]
+        dead_letter_timeout: Duration = Duration::from_secs(15),
+        /// Bytes of dead letters on their way to Kafka at once, beside the memory budget. What does not fit is written again
+        /// later; a record that is larger than this can never be a dead letter.
+        dead_letter_queue: Size = Size::mib(128),
     }
 }
 
@@ -127,7 +133,7 @@ section! {
         /// What happens to a record that failed.
         retry: RetryConfig = RetryConfig::default(),
         /// The topic for records that failed `max_attempts` times, that a client gave up, or that cannot be sent to any
-        /// client. Empty: none, and they go the way of `retry.on_exhausted`. It is never made: it must be there.
+        /// client. Empty: none, and they go the way of `retry.on_exhausted`. The gateway does not make it: it must be there.
         dead_letter_topic: String = String::new(),
         /// A record with more bytes of key, value and headers is not dealt: it goes to the dead letters as `too_large`.
         max_record_bytes: Size = Size::mib(64),
@@ -135,8 +141,8 @@ section! {
         /// `too_large`.
         #[serde(with = "duration")]
         too_large_after: Duration = Duration::from_secs(300),
-        /// A partition whose oldest record not done is older than this, or whose span is above 80 % of `span_limit`, counts
-        /// as stuck: in `sluice_partition_stuck`, and once in the log.
+        /// A partition is stuck when its oldest record not done is older than this, or its span is above 80 % of `span_limit` and
+        /// mostly done: `sluice_partition_stuck` is 1, the log says so once, ListPartitions shows who holds the record.
         #[serde(with = "duration")]
         stuck_after: Duration = Duration::from_secs(300),
         /// A commit at least this often while something changed.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use sluice_kafka::{LetterWriter, WriterConfig};
 use sluice_proto::v1::consumer_service_server::ConsumerServiceServer;
 use sluice_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use tokio::net::TcpListener;
@@ -26,20 +27,13 @@ pub(crate) use shared::Shared;
 use crate::admin;
 use crate::config::{Config, Join, SubscriptionConfig};
 use crate::metrics::Exporter;
-use crate::services::{Consumer, FRAME_BYTES_MAX, FrameLimit, Subscriptions};
+use crate::services::{Consumer, FRAME_BYTES_MAX, Subscriptions};
 use crate::session::Timing;
-use crate::subscription::{self, Handle, KafkaPort, SessionRegistry, Settings};
+use crate::subscription::{self, DeadLetters, Handle, KafkaPort, SessionRegistry, Settings};
 
 /// Server windows: 64 KiB, the default, halves the throughput of small records.
 const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
 const STREAMS_PER_CONNECTION_MAX: u32 = 1_000;
-/// Of one request, names and values and 32 bytes for each; above it the answer is 431. gRPC's own need a tenth.
-const HEADERS_BYTES_MAX: u32 = 16 << 10;
-/// Requests that were reset before anyone looked at them ("rapid reset"): one more ends the connection.
-const RESETS_UNSEEN_MAX: usize = 20;
-/// Streams that we had to reset because their client broke the protocol, a connection. tonic sets no limit by itself,
-/// and each costs us more than the client.
-const RESETS_BY_US_MAX: usize = 1_024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often free memory is given back to the system.
@@ -78,7 +72,7 @@ impl Node {
 
         let changed = Arc::new(Notify::new());
         let sessions = Arc::new(SessionRegistry::new());
-        let subscriptions = start_subscriptions(&config, &sessions, &changed)?;
+        let subscriptions = start_subscriptions(&config, &sessions, &changed, &start_writers(&config)?)?;
         let shared = Arc::new(Shared {
             name: config.node_name(),
             timing: Timing {
@@ -90,16 +84,15 @@ impl Node {
             subscriptions,
             sessions,
             streams: Arc::new(AtomicUsize::new(0)),
-            unary_ranges: Arc::new(AtomicUsize::new(0)),
             draining: AtomicBool::new(false),
             refusals: Mutex::default(),
         });
         let close = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut router = server().add_service(health_service);
-        let consumer =
-            ConsumerServiceServer::new(Consumer::new(shared.clone())).max_decoding_message_size(FRAME_BYTES_MAX);
-        router = router.add_service(FrameLimit::new(consumer, shared.clone()));
+        router = router.add_service(
+            ConsumerServiceServer::new(Consumer::new(shared.clone())).max_decoding_message_size(FRAME_BYTES_MAX),
+        );
         router = router.add_service(SubscriptionServiceServer::new(Subscriptions::new(shared.clone())));
         router = router.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
@@ -176,9 +169,6 @@ fn server() -> Server {
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
         .initial_connection_window_size(4 * HTTP2_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .http2_max_pending_accept_reset_streams(Some(RESETS_UNSEEN_MAX))
-        .http2_max_local_error_reset_streams(Some(RESETS_BY_US_MAX))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -191,17 +181,45 @@ fn start_subscriptions(
     config: &Config,
     sessions: &Arc<SessionRegistry>,
     changed: &Arc<Notify>,
+    writers: &BTreeMap<String, Arc<LetterWriter>>,
 ) -> anyhow::Result<BTreeMap<String, Arc<Handle>>> {
     let mut subscriptions = BTreeMap::new();
     for (name, of) in &config.subscriptions {
         let (kafka, events) = sluice_kafka::Subscription::start(config.kafka_config(name, of))
             .with_context(|| format!("starting subscription {name}"))?;
         let gate = kafka.gate().clone();
-        let port = KafkaPort { send: Box::new(move |command| kafka.send(command)), gate, events };
+        let writer = writers.get(name).cloned();
+        let write = Box::new(move |write| match &writer {
+            Some(writer) => writer.write(write),
+            // Its sender hears that it failed.
+            None => drop(write),
+        });
+        let port = KafkaPort { send: Box::new(move |command| kafka.send(command)), gate, events, write };
         let handle = subscription::start(settings(config, name, of), port, sessions.clone(), changed.clone());
         subscriptions.insert(name.clone(), handle);
     }
     Ok(subscriptions)
+}
+
+/// One writer for all subscriptions that see Kafka with the same eyes; none where nobody has a dead-letter topic.
+fn start_writers(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<LetterWriter>>> {
+    let mut by_client: BTreeMap<WriterConfig, Arc<LetterWriter>> = BTreeMap::new();
+    let mut by_name = BTreeMap::new();
+    for (name, of) in config.subscriptions.iter().filter(|(_, of)| of.dead_letter_topic().is_some()) {
+        let client = config.writer_config(of);
+        let writer = match by_client.get(&client) {
+            Some(writer) => writer.clone(),
+            None => {
+                let writer = LetterWriter::start(client.clone())
+                    .with_context(|| format!("starting the dead-letter writer of subscription {name}"))?;
+                let writer = Arc::new(writer);
+                by_client.insert(client, writer.clone());
+                writer
+            }
+        };
+        by_name.insert(name.clone(), writer);
+    }
+    Ok(by_name)
 }
 
 fn settings(config: &Config, name: &str, of: &SubscriptionConfig) -> Settings {
@@ -216,6 +234,10 @@ fn settings(config: &Config, name: &str, of: &SubscriptionConfig) -> Settings {
             Join::OnSession => Some(of.leave_delay),
         },
         drain_grace: config.node.drain_timeout,
+        stuck_after_ms: u64::try_from(of.stuck_after.as_millis()).unwrap_or(u64::MAX),
+        dead_letters: of
+            .dead_letter_topic()
+            .map(|topic| DeadLetters { topic: topic.to_owned(), group: of.group(name).to_owned() }),
     }
 }
 

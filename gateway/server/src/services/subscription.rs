@@ -13,10 +13,7 @@ use crate::error::Error;
 use crate::node::Shared;
 use crate::services::spec_of;
 use crate::session::encode::duration;
-use crate::subscription::{Handle, PartitionSnapshot, SessionSnapshot};
-
-/// Letters of a session id that an operator sees: enough to tell sessions apart, too few to settle for one.
-const SESSION_PREFIX: usize = 8;
+use crate::subscription::{Handle, PartitionSnapshot, SESSION_PREFIX, SessionSnapshot};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -34,7 +31,9 @@ impl Subscriptions {
         let config = self.node.config.subscriptions.get(name);
         let config = config.ok_or_else(|| Error::SubscriptionNotFound(name.to_owned()))?;
         let spec = Some(spec_of(name, config));
-        Ok(pb::Subscription { name: name.to_owned(), spec, paused: handle.state().paused })
+        let state = handle.state();
+        let dead_letter_error = state.dead_letter_error.unwrap_or_default();
+        Ok(pb::Subscription { name: name.to_owned(), spec, paused: state.paused, dead_letter_error })
     }
 
     async fn set_paused(&self, name: &str, paused: bool) -> Result<pb::Subscription, Error> {
@@ -44,6 +43,7 @@ impl Subscriptions {
 
     fn partition(&self, handle: &Handle, snapshot: PartitionSnapshot) -> pb::Partition {
         let view = snapshot.view;
+        let (holder, holder_consumer) = snapshot.holder.unwrap_or_default();
         let unreachable = matches!(handle.state().kafka, KafkaState::Unreachable(_) | KafkaState::Refused(_));
         let blocked_on = if unreachable { Some(BlockedOn::Broker) } else { view.blocked_on };
         pb::Partition {
@@ -64,6 +64,11 @@ impl Subscriptions {
                 .oldest_undone_offset
                 .map(|_| duration(Duration::from_millis(view.oldest_undone_age_ms))),
             blocked_on: blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
+            holder_session_id_prefix: holder.chars().take(SESSION_PREFIX).collect(),
+            holder_consumer_id: holder_consumer.unwrap_or_default(),
+            stuck: snapshot.stuck,
+            span: signed(view.span),
+            bytes_held: signed(view.bytes),
         }
     }
 

@@ -10,7 +10,9 @@ use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::letters::{LetterEnd, Letters};
 use super::membership::{Member, Membership, Step};
+use super::stuck::Stuck;
 use super::{Counts, KafkaPort, Request, Seats, SessionRegistry, Settings, State, clock};
 use crate::error::Error;
 
@@ -43,6 +45,9 @@ pub(super) struct Driver {
     pub(super) registry: Arc<SessionRegistry>,
     /// Durable unary settles that wait for Kafka.
     pub(super) unary: HashMap<Ticket, oneshot::Sender<Vec<Rejection>>>,
+    /// Dead letters on their way to Kafka.
+    pub(super) letters: Letters,
+    pub(super) stuck: Stuck,
     /// Partitions that the engine owns, and their epochs.
     pub(super) assigned: HashMap<TopicPartition, Epoch>,
     /// Of them, those that the group waits for.
@@ -68,6 +73,8 @@ pub(super) struct Driver {
 enum Event {
     Request(Request),
     Kafka(KafkaEvent),
+    /// A dead letter was written, or not.
+    Letter(LetterEnd),
     /// Kafka's threads are gone.
     KafkaGone,
     Time,
@@ -92,6 +99,8 @@ impl Driver {
             seats: Seats::new(),
             registry,
             unary: HashMap::new(),
+            letters: Letters::new(),
+            stuck: Stuck::default(),
             assigned: HashMap::new(),
             revoking: HashSet::new(),
             ever_assigned: false,
@@ -118,6 +127,7 @@ impl Driver {
                 biased;
                 Some(request) = self.requests.recv() => Event::Request(request),
                 event = self.kafka.events.recv(), if kafka_alive => event.map_or(Event::KafkaGone, Event::Kafka),
+                Some(end) = self.letters.ends.recv() => Event::Letter(end),
                 () = &mut timer => Event::Time,
             };
             let now = clock::now();
@@ -171,6 +181,7 @@ impl Driver {
         match event {
             Event::Request(request) => self.on_request(now, request),
             Event::Kafka(event) => self.on_kafka(now, event),
+            Event::Letter(end) => self.on_letter_end(now, end),
             Event::KafkaGone => self.on_kafka_gone(now, "the Kafka threads ended"),
             Event::Time => {}
         }
@@ -186,6 +197,9 @@ impl Driver {
             let Ok(event) = self.kafka.events.try_recv() else { break };
             self.on_kafka(now, event);
         }
+        while let Ok(end) = self.letters.ends.try_recv() {
+            self.on_letter_end(now, end);
+        }
     }
 
     fn finish_turn(&mut self, now: Millis) {
@@ -198,6 +212,7 @@ impl Driver {
         self.step_shutdown(now);
         self.pull_outputs(now);
         self.finish_drain(now);
+        self.check_stuck(now);
         self.publish();
     }
 
@@ -279,6 +294,7 @@ impl Driver {
                 kafka: self.kafka_state.clone(),
                 membership: self.member.state(),
                 paused: self.paused,
+                dead_letter_error: self.letters.failing.clone(),
                 ended: false,
             };
             let changed = *state != now;

@@ -6,9 +6,11 @@
 pub(crate) mod clock;
 mod driver;
 mod events;
+mod letters;
 mod membership;
 mod outputs;
 mod requests;
+mod stuck;
 #[cfg(test)]
 mod tests;
 
@@ -24,10 +26,14 @@ use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::session::{Link, Profile};
+pub(crate) use letters::DeadLetters;
 pub(crate) use membership::Membership;
 
 /// A driver answers a view within this; else the caller goes on without it.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Letters of a session's name that an operator sees: enough to tell sessions apart, too few to settle for one.
+pub(crate) const SESSION_PREFIX: usize = 8;
 
 /// From a session's name on the wire to its engine.
 pub(crate) type SessionRegistry = DashMap<Arc<str>, (Arc<str>, SessionId)>;
@@ -45,6 +51,10 @@ pub(crate) struct Settings {
     pub(crate) leave_delay: Option<Duration>,
     /// What a stream that reached its age is given to settle.
     pub(crate) drain_grace: Duration,
+    /// A partition whose oldest record not done is older than this is stuck.
+    pub(crate) stuck_after_ms: u64,
+    /// `None`: the policy has no dead-letter topic.
+    pub(crate) dead_letters: Option<DeadLetters>,
 }
 
 /// The Kafka threads, as the driver sees them: a closure, so that tests need no broker.
@@ -52,6 +62,8 @@ pub(crate) struct KafkaPort {
     pub(crate) send: Box<dyn Fn(KafkaCommand) + Send>,
     pub(crate) gate: Arc<FetchGate>,
     pub(crate) events: mpsc::UnboundedReceiver<KafkaEvent>,
+    /// Writes a dead letter. Never called without `Settings::dead_letters`.
+    pub(crate) write: Box<dyn Fn(sluice_kafka::Write) + Send>,
 }
 
 /// What is asked of the driver.
@@ -81,6 +93,8 @@ pub(crate) struct State {
     pub(crate) kafka: KafkaState,
     pub(crate) membership: Membership,
     pub(crate) paused: bool,
+    /// Why dead letters are held, as Kafka said it last; `None`: nothing is in their way.
+    pub(crate) dead_letter_error: Option<String>,
     /// The driver has ended.
     pub(crate) ended: bool,
 }
@@ -91,6 +105,9 @@ pub(crate) struct PartitionSnapshot {
     pub(crate) view: PartitionView,
     /// Log start and end (last stable offset), where known.
     pub(crate) watermarks: Option<(i64, i64)>,
+    /// Who holds the oldest record not done: the session's name and its `consumer_id`.
+    pub(crate) holder: Option<(Arc<str>, Option<String>)>,
+    pub(crate) stuck: bool,
 }
 
 /// A session, with what its stream said.
@@ -110,6 +127,9 @@ pub(crate) struct Snapshot {
     pub(crate) sessions: Vec<SessionSnapshot>,
     pub(crate) bytes_held: u64,
     pub(crate) queued_bytes: u64,
+    pub(crate) letters_pending: u64,
+    pub(crate) letters_pending_bytes: u64,
+    pub(crate) letters_failing: bool,
     pub(crate) counts: Counts,
 }
 
@@ -127,6 +147,8 @@ pub(crate) struct Counts {
     pub(crate) fetch_rests: u64,
     pub(crate) fetch_resting: bool,
     pub(crate) partition_holds: u64,
+    pub(crate) letters_failed: u64,
+    pub(crate) letters_too_large: u64,
 }
 
 /// The cheap side of a subscription.
@@ -147,7 +169,13 @@ pub(crate) fn start(
     changed: Arc<Notify>,
 ) -> Arc<Handle> {
     let (requests, inbox) = mpsc::unbounded_channel();
-    let first = State { kafka: KafkaState::Idle, membership: Membership::Idle, paused: false, ended: false };
+    let first = State {
+        kafka: KafkaState::Idle,
+        membership: Membership::Idle,
+        paused: false,
+        dead_letter_error: None,
+        ended: false,
+    };
     let (state_sender, state) = watch::channel(first);
     let handle = Arc::new(Handle {
         name: settings.name.clone(),

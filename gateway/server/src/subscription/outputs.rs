@@ -11,11 +11,11 @@ use crate::session::{Link, encode};
 impl Driver {
     pub(super) fn pull_outputs(&mut self, now: Millis) {
         while let Some(output) = self.engine.poll_output(now) {
-            self.on_output(output);
+            self.on_output(now, output);
         }
     }
 
-    fn on_output(&mut self, output: Output) {
+    fn on_output(&mut self, now: Millis, output: Output) {
         match output {
             Output::Deliver { session, sequence, batches } => {
                 if let Some(link) = self.link(session) {
@@ -31,8 +31,7 @@ impl Driver {
                     self.answer_unary(reply, rejections);
                 }
             }
-            // There is no producer for them yet, and no config that asks for them.
-            Output::DeadLetter { .. } => {}
+            Output::DeadLetter { partition, epoch, letter } => self.on_dead_letter(now, partition, epoch, letter),
             Output::Revoked { session, leases, reason } => self.send(session, || encode::revoked(leases, reason)),
             Output::Committed { session, partition, offset } => {
                 self.send(session, || encode::committed(&partition, offset));

@@ -9,6 +9,7 @@ use sluice_kafka::KafkaState;
 use sluice_proto::v1::{self, consume_response::Response};
 
 use super::driver::{Driver, Stopping};
+use super::stuck::is_stuck;
 use super::{PartitionSnapshot, Request, Seat, SessionSnapshot, Snapshot};
 use tokio::sync::oneshot;
 
@@ -165,22 +166,37 @@ impl Driver {
     }
 
     fn snapshot(&self, now: Millis) -> Snapshot {
-        let partitions = self
+        let sessions = self.engine.sessions();
+        let holder_of = |session| {
+            let seat = self.seats.get(&session)?;
+            let view = sessions.iter().find(|view| view.session == session)?;
+            Some((seat.token.clone(), view.consumer_id.clone()))
+        };
+        let partitions: Vec<_> = self
             .engine
             .partitions(now)
             .into_iter()
-            .map(|view| PartitionSnapshot { watermarks: self.watermarks.get(&view.partition).copied(), view });
-        let sessions = self.engine.sessions().into_iter().filter_map(|view| {
+            .map(|view| PartitionSnapshot {
+                watermarks: self.watermarks.get(&view.partition).copied(),
+                holder: view.oldest_undone_holder.and_then(holder_of),
+                stuck: is_stuck(&view, self.engine.policy(), self.settings.stuck_after_ms),
+                view,
+            })
+            .collect();
+        let sessions = sessions.into_iter().filter_map(|view| {
             let seat = self.seats.get(&view.session)?;
             let live = seat.link.as_ref().map(|link| (link.profile.clone(), link.last_seen()));
             Some(SessionSnapshot { view, token: seat.token.clone(), live })
         });
         Snapshot {
             stats: self.engine.stats(),
-            partitions: partitions.collect(),
+            partitions,
             sessions: sessions.collect(),
             bytes_held: self.engine.bytes_held(),
             queued_bytes: self.kafka.gate.queued_bytes.load(Ordering::Relaxed) as u64,
+            letters_pending: self.letters.pending,
+            letters_pending_bytes: self.letters.pending_bytes,
+            letters_failing: self.letters.failing.is_some(),
             counts: self.counts,
         }
     }

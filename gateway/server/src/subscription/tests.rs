@@ -29,7 +29,7 @@ fn port() -> (KafkaPort, mpsc::UnboundedSender<KafkaEvent>, Sent) {
             let _ = left.send(KafkaEvent::Left);
         }
     });
-    (KafkaPort { send, gate: FetchGate::new(1 << 20), events }, tell, sent)
+    (KafkaPort { send, gate: FetchGate::new(1 << 20), events, write: Box::new(drop) }, tell, sent)
 }
 
 fn settings(leave_delay: Option<Duration>) -> Settings {
@@ -41,6 +41,8 @@ fn settings(leave_delay: Option<Duration>) -> Settings {
         revoke_grace: Duration::from_secs(5),
         leave_delay,
         drain_grace: Duration::from_secs(30),
+        stuck_after_ms: 300_000,
+        dead_letters: None,
     }
 }
 

@@ -223,7 +223,7 @@ impl Kafka {
                 ("linger.ms", "5"),
                 ("queue.buffering.max.messages", "2000000"),
                 // The topic decides what is too large.
-                ("message.max.bytes", "33554432"),
+                ("message.max.bytes", "16777216"),
             ])
             .create_with_context(Acknowledged(Arc::clone(&acknowledged)))
             .expect("create a producer");
