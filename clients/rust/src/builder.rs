@@ -7,17 +7,17 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 use tonic::transport::Endpoint;
 
 use crate::{
     backoff::{Backoff, random_u64},
-    consumer::{Consumer, flow},
+    consumer::{Consumer, Handle, flow},
     driver::Driver,
     error::Error,
-    event::EventSink,
+    event::{EventSink, SessionInfo},
     session::{Session, Settings},
 };
 
@@ -28,7 +28,7 @@ const WINDOW_BYTES: u64 = 8 << 20;
 /// HTTP/2's own 64 KiB halve the throughput of records of 1 KiB.
 const RECEIVE_WINDOW_BYTES: u32 = 4 << 20;
 /// How long one attempt to reach a node may take.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 pings find a peer that vanished. They pass no proxy, so the stream has pings of its own.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
@@ -52,6 +52,7 @@ impl Builder {
             max_frame_bytes: 0,
             report_commits: false,
             durable: false,
+            extend_while_held: None,
             labels: HashMap::new(),
         };
         Self {
@@ -107,10 +108,20 @@ impl Builder {
         self
     }
 
-    /// Has every settlement answered only when Kafka has it. [`Consumer::flush`] then waits for that, and a settlement whose
-    /// answer a crash prevented is said again. Default: no.
+    /// Has every settlement answered only when Kafka has it, not only [those that are awaited](crate::Record::ack_durable).
+    /// [`Consumer::flush`] and [`Consumer::close`] then wait for that, and a settlement whose answer a crash prevented is said
+    /// again. Releases are not stored anywhere and are answered at once. Default: no.
     pub fn durable(mut self, durable: bool) -> Self {
         self.settings.durable = durable;
+        self
+    }
+
+    /// Extends the leases of all records that the application has, until it settles or drops them, but no longer than `limit`
+    /// after it got one, so that work which hangs loses its lease in the end. For applications whose work may take longer than
+    /// the `ack_timeout`; [`Record::keep_extending`](crate::Record::keep_extending) does it for one record. Default: only what
+    /// waits in the queue is extended.
+    pub fn extend_while_held(mut self, limit: Duration) -> Self {
+        self.settings.extend_while_held = Some(limit);
         self
     }
 
@@ -136,6 +147,7 @@ impl Builder {
         let (commands, commands_in) = mpsc::unbounded_channel();
         let (records, records_out) = mpsc::unbounded_channel();
         let (events, events_out, events_dropped) = EventSink::new();
+        let (info, info_out) = watch::channel(SessionInfo::default());
         let (ready, is_ready) = oneshot::channel();
         let ended = Arc::new(OnceLock::new());
         let last_fault = Arc::new(Mutex::new(String::from("no answer")));
@@ -145,6 +157,7 @@ impl Builder {
             commands: commands_in,
             records,
             events,
+            info,
             ended: Arc::clone(&ended),
             ready: Some(ready),
             last_fault: Arc::clone(&last_fault),
@@ -157,7 +170,10 @@ impl Builder {
         // Ends by itself when the consumer is dropped, after what its application still works on.
         tokio::spawn(driver.run());
         match timeout(self.connect_timeout, is_ready).await {
-            Ok(Ok(())) => Ok(Consumer::new(records_out, commands, ended, events_out, events_dropped)),
+            Ok(Ok(())) => {
+                let handle = Handle { commands, ended, info: info_out };
+                Ok(Consumer::new(records_out, handle, events_out, events_dropped))
+            }
             Ok(Err(_ended)) => Err(ended.get().cloned().unwrap_or(Error::Closed)),
             Err(_elapsed) => {
                 let last = last_fault.lock().map(|last| last.clone()).unwrap_or_default();
@@ -167,7 +183,7 @@ impl Builder {
     }
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, Error> {
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, Error> {
     let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(address.clone())
         .map_err(|error| Error::Config(format!("address {address:?}: {error}")))?;

@@ -12,13 +12,14 @@ use std::{
 
 use futures_util::Stream;
 use sluice_proto::v1::Flow;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     builder::Builder,
     error::Error,
-    event::Event,
-    record::{Command, Record},
+    event::{Event, SessionInfo},
+    lease::Command,
+    record::Record,
 };
 
 /// One consumer of one subscription: a stream of records, each with its lease.
@@ -43,8 +44,9 @@ pub struct Consumer {
 /// What can be asked of a consumer while another task reads its records.
 #[derive(Clone)]
 pub struct Handle {
-    commands: mpsc::UnboundedSender<Command>,
-    ended: Arc<OnceLock<Error>>,
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) ended: Arc<OnceLock<Error>>,
+    pub(crate) info: watch::Receiver<SessionInfo>,
 }
 
 impl Consumer {
@@ -55,12 +57,11 @@ impl Consumer {
 
     pub(crate) fn new(
         records: mpsc::UnboundedReceiver<Record>,
-        commands: mpsc::UnboundedSender<Command>,
-        ended: Arc<OnceLock<Error>>,
+        handle: Handle,
         events: mpsc::Receiver<Event>,
         events_dropped: Arc<AtomicU64>,
     ) -> Self {
-        Self { records, handle: Handle { commands, ended }, events: Some(events), events_dropped, told: false }
+        Self { records, handle, events: Some(events), events_dropped, told: false }
     }
 
     /// The next record. Waits as long as there is none, also while there is no connection. None after
@@ -107,6 +108,11 @@ impl Consumer {
         self.handle.close(limit).await
     }
 
+    /// See [`Handle::session`].
+    pub fn session(&self) -> SessionInfo {
+        self.handle.session()
+    }
+
     /// A handle for other tasks.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -143,6 +149,11 @@ impl Handle {
             return Ok(());
         }
         Err(self.ended.get().cloned().unwrap_or(Error::Closed))
+    }
+
+    /// What the node said of the session when the stream was opened last: its id, the order that is kept, the timeouts.
+    pub fn session(&self) -> SessionInfo {
+        self.info.borrow().clone()
     }
 
     /// See [`Consumer::close`]. [`Consumer::next`] then answers None.

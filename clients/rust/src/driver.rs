@@ -8,28 +8,31 @@ use std::{
     time::Duration,
 };
 
-use sluice_proto::v1::{ConsumeRequest, ConsumeResponse, consumer_service_client::ConsumerServiceClient};
+use sluice_proto::v1::{ConsumeRequest, ConsumeResponse};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming, metadata::MetadataValue, transport::Endpoint};
+use tonic::{Status, Streaming, transport::Endpoint};
 
 use crate::{
     backoff::{Backoff, jitter},
     error::{Error, Verdict, verdict},
-    event::{Event, EventSink},
-    record::{Command, Record},
-    session::{Output, Session, Settings},
+    event::{Event, EventSink, SessionInfo},
+    lease::Command,
+    record::Record,
+    session::{Output, Session},
 };
+use connect::{has_room, open};
+
+mod connect;
+
+pub(crate) use connect::chain;
 
 /// Frames that wait for the transport. Few, so that settlements are folded while it is busy.
 const OUTBOUND_MAX: usize = 2;
 /// Commands taken in one turn.
 const COMMANDS_MAX: usize = 1_024;
-/// The largest frame that is read, unless the application says otherwise: the default of every gRPC library.
-const FRAME_BYTES_MAX: usize = 4 << 20;
 /// How long a node has to accept the stream.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The server says something each 20 s at the latest; after this silence the connection is taken for dead.
@@ -47,6 +50,8 @@ pub(crate) struct Driver {
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     pub(crate) records: mpsc::UnboundedSender<Record>,
     pub(crate) events: EventSink,
+    /// What the node said of the session.
+    pub(crate) info: watch::Sender<SessionInfo>,
     /// What ended the consumer, for the application.
     pub(crate) ended: Arc<OnceLock<Error>>,
     /// Told when the first stream is open.
@@ -131,6 +136,9 @@ impl Driver {
                     }
                 },
             }
+            if self.closing.is_some() && self.session.waits_for_answers_alone() {
+                self.settle_unary().await;
+            }
             if self.is_over() {
                 break None;
             }
@@ -154,6 +162,18 @@ impl Driver {
     fn is_over(&self) -> bool {
         let now = Instant::now();
         self.closing.as_ref().is_some_and(|closing| self.session.is_settled() || closing.until <= now)
+    }
+
+    /// The application is done and the stream is gone: what was settled needs no new stream. A node that drains takes no
+    /// stream any more, but it takes this.
+    async fn settle_unary(&mut self) {
+        let settling = connect::settle(self.endpoint.clone(), self.session.unary_requests());
+        let Some(Some(answers)) = self.while_listening(settling).await else { return };
+        for (request, rejections) in answers {
+            self.session.on_settled(request, &rejections);
+        }
+        self.forward_events();
+        self.answer_flushes();
     }
 
     /// Waits before the next attempt, and listens to the application meanwhile.
@@ -264,9 +284,9 @@ impl Driver {
     fn forward(&mut self, stream: &mut Stream) {
         while let Some(output) = self.session.next_output() {
             match output {
-                Output::Subscribed => {
+                Output::Subscribed(info) => {
                     stream.subscribed = true;
-                    self.on_subscribed();
+                    self.on_subscribed(info);
                 }
                 Output::Drain(grace) => stream.phase = Phase::Draining(Instant::now() + grace),
                 Output::Record(record) => {
@@ -279,9 +299,10 @@ impl Driver {
         }
     }
 
-    fn on_subscribed(&mut self) {
+    fn on_subscribed(&mut self, info: SessionInfo) {
         tracing::debug!(subscription = self.session.settings().subscription, "the stream is open");
-        self.extend_at = Instant::now() + self.session.ack_timeout() / 4;
+        self.extend_at = Instant::now() + self.session.extend_interval();
+        self.info.send_replace(info);
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(());
         }
@@ -290,8 +311,8 @@ impl Driver {
     /// What is due, and whether the stream ends here.
     fn on_time(&mut self, stream: &mut Stream, now: Instant) -> Option<End> {
         if now >= self.extend_at {
-            self.extend_at = now + (self.session.ack_timeout() / 4).max(Duration::from_millis(10));
-            self.session.extend_queued(now);
+            self.extend_at = now + self.session.extend_interval();
+            self.session.extend_held(now);
         }
         if now >= stream.heard_at + SILENCE_MAX {
             return Some(End::Broken("nothing was heard from the node".to_owned()));
@@ -304,6 +325,8 @@ impl Driver {
             (Phase::HalfClosed(_), _) => {}
             // Past its time the server returns what is left; so it is better to say that we end.
             (_, Some(closing)) if settled || now >= closing.until => half_close(stream, now),
+            // What another process settles would come back with a half-close, and is taken along instead.
+            (Phase::Draining(_), None) if settled && self.session.has_handed_over() => return Some(End::Planned),
             (Phase::Draining(_), None) if settled => half_close(stream, now),
             // What is still worked on is kept for us: half-closing would give it back.
             (Phase::Draining(until), _) if now >= until => return Some(End::Planned),
@@ -325,11 +348,14 @@ impl Driver {
     }
 
     fn on_commands(&mut self, batch: &mut Vec<Command>) {
+        let now = Instant::now();
         for command in batch.drain(..) {
             match command {
-                Command::Settle { batch, index, offset, outcome } => {
-                    self.session.settle(&batch, index, offset, outcome);
+                Command::Say { lease, verb, durable, waiter } => {
+                    self.session.say(&lease, verb, durable, waiter, now);
                 }
+                Command::Keep { lease, limit } => self.session.keep(&lease, limit, now),
+                Command::HandOver(lease) => self.session.hand_over(&lease),
                 Command::Window(window) => self.session.set_window(window),
                 Command::Flush(answered) => {
                     let last = self.session.fold_pending();
@@ -369,52 +395,4 @@ impl Driver {
 fn half_close(stream: &mut Stream, now: Instant) {
     stream.outbound = None;
     stream.phase = Phase::HalfClosed(now + HALF_CLOSE_TIMEOUT);
-}
-
-/// Waits for room. False when there never will be any again.
-async fn has_room(outbound: Option<&mpsc::Sender<ConsumeRequest>>) -> bool {
-    match outbound {
-        Some(outbound) => outbound.reserve().await.is_ok(),
-        None => false,
-    }
-}
-
-/// Opens a stream on a connection of its own, so that a load balancer may choose another node than the last.
-fn open(
-    endpoint: Endpoint,
-    settings: &Settings,
-    first: ConsumeRequest,
-    outbound: &mpsc::Sender<ConsumeRequest>,
-    frames: mpsc::Receiver<ConsumeRequest>,
-) -> impl Future<Output = Result<Streaming<ConsumeResponse>, End>> + 'static {
-    // Room is certain: nothing was sent before.
-    let sent = outbound.try_send(first).is_ok();
-    debug_assert!(sent, "the first frame has room");
-    let subscription = settings.subscription.clone();
-    let frame_bytes_max = match settings.max_frame_bytes {
-        0 => FRAME_BYTES_MAX,
-        bytes => usize::try_from(bytes).unwrap_or(FRAME_BYTES_MAX),
-    };
-    async move {
-        let channel = endpoint.connect().await.map_err(|error| End::Broken(chain(&error)))?;
-        let mut client = ConsumerServiceClient::new(channel).max_decoding_message_size(frame_bytes_max);
-        let mut request = Request::new(ReceiverStream::new(frames));
-        // For proxies that route by it. A name that no header can carry goes without.
-        if let Ok(value) = MetadataValue::try_from(subscription) {
-            request.metadata_mut().insert("sluice-subscription", value);
-        }
-        let response = client.consume(request).await.map_err(End::Status)?;
-        Ok(response.into_inner())
-    }
-}
-
-/// An error with its causes: tonic's own says no more than "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -41,6 +41,9 @@ pub enum Error {
     /// The node does not have what this client asked for (`UNIMPLEMENTED`).
     #[error("not implemented by the node: {0}")]
     Unimplemented(Fault),
+    /// A call failed in a way that may pass: only of a [`Settler`](crate::Settler), which does not try again by itself.
+    #[error("the call failed: {0}")]
+    Failed(Fault),
     /// The consumer was closed before this could be done.
     #[error("the consumer is closed")]
     Closed,
@@ -75,11 +78,7 @@ pub(crate) enum Verdict {
 
 /// The table of statuses of the contract. What is not in it is taken for a fault of the way, which passes.
 pub(crate) fn verdict(status: &Status) -> Verdict {
-    let details = status.get_error_details();
-    let fault = || Fault {
-        reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
-        message: status.message().to_owned(),
-    };
+    let fault = || fault(status);
     match status.code() {
         Code::Aborted => Verdict::Stop(Error::Superseded(fault())),
         Code::FailedPrecondition => Verdict::Stop(Error::FailedPrecondition(fault())),
@@ -88,7 +87,15 @@ pub(crate) fn verdict(status: &Status) -> Verdict {
         Code::PermissionDenied => Verdict::Stop(Error::PermissionDenied(fault())),
         Code::Unauthenticated => Verdict::Stop(Error::Unauthenticated(fault())),
         Code::Unimplemented => Verdict::Stop(Error::Unimplemented(fault())),
-        _ => Verdict::Retry(details.retry_info().and_then(|info| info.retry_delay)),
+        _ => Verdict::Retry(status.get_error_details().retry_info().and_then(|info| info.retry_delay)),
+    }
+}
+
+pub(crate) fn fault(status: &Status) -> Fault {
+    let details = status.get_error_details();
+    Fault {
+        reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
+        message: status.message().to_owned(),
     }
 }
 

@@ -1,8 +1,11 @@
 //! What an application may want to know beside its records.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{self, AtomicU64},
+    },
+    time::Duration,
 };
 
 use sluice_proto::v1;
@@ -10,6 +13,52 @@ use tokio::sync::mpsc;
 
 /// Events that wait for an application that does not read them; further ones are dropped and counted.
 const EVENTS_MAX: usize = 1_024;
+
+/// What the node said of the session when the stream was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionInfo {
+    /// Names the session for the unary `Settle`. Whoever has it may settle. Another one where the session was not resumed.
+    pub session_id: String,
+    /// The name of the subscription.
+    pub subscription: String,
+    /// The order that the subscription keeps.
+    pub ordering: Ordering,
+    /// How long a lease lasts.
+    pub ack_timeout: Duration,
+    /// After how long a silence the node takes this consumer for broken.
+    pub session_timeout: Duration,
+    /// The revision of the contract that the node speaks.
+    pub revision: u32,
+}
+
+impl Default for SessionInfo {
+    /// The contract's defaults, for what is not told.
+    fn default() -> Self {
+        Self {
+            session_id: String::new(),
+            subscription: String::new(),
+            ordering: Ordering::Unknown,
+            ack_timeout: Duration::from_secs(300),
+            session_timeout: Duration::from_secs(30),
+            revision: 1,
+        }
+    }
+}
+
+/// The order that a subscription keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ordering {
+    /// None.
+    None,
+    /// Records of one key of one partition are worked one after the other.
+    Key,
+    /// Records of one partition are worked one after the other.
+    Partition,
+    /// One that this client does not know.
+    Unknown,
+}
 
 /// Offsets of one partition, as ranges with both ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +79,8 @@ pub enum RejectReason {
     NotHeld,
     /// The partition has moved. The record may come again.
     StaleEpoch,
-    /// The node does not take this outcome, such as a dead letter where it has none, or a delay that is too long. The record is
-    /// retried by the subscription's backoff instead.
+    /// The node does not take this, such as a dead letter where it has none, or a delay that is too long. A record that was
+    /// settled so is retried by the subscription's backoff instead.
     Invalid,
     /// A reason that this client does not know.
     Unknown,
@@ -94,6 +143,17 @@ pub enum Event {
     },
 }
 
+impl From<v1::Ordering> for Ordering {
+    fn from(ordering: v1::Ordering) -> Self {
+        match ordering {
+            v1::Ordering::None => Self::None,
+            v1::Ordering::Key => Self::Key,
+            v1::Ordering::Partition => Self::Partition,
+            v1::Ordering::Unspecified => Self::Unknown,
+        }
+    }
+}
+
 impl From<v1::RejectReason> for RejectReason {
     fn from(reason: v1::RejectReason) -> Self {
         match reason {
@@ -131,7 +191,7 @@ impl EventSink {
 
     pub(crate) fn send(&self, event: Event) {
         if self.events.try_send(event).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(1, atomic::Ordering::Relaxed);
         }
     }
 }

@@ -2,94 +2,19 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use sluice_proto::v1;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-/// The lease waits in the queue: the application has not seen the record.
-const QUEUED: u8 = 0;
-/// The application has the record.
-const GIVEN: u8 = 1;
-/// The lease is no longer ours.
-const REVOKED: u8 = 2;
-
-/// What names the leases of one partition in one epoch.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct LeaseName {
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
-    pub(crate) epoch: i64,
-}
-
-/// What the task and the records of one batch share. The states are the only thing that both sides write: `QUEUED` becomes
-/// `GIVEN` by the application or `REVOKED` by the task, whoever is first.
-pub(crate) struct LeaseBatch {
-    pub(crate) name: Arc<LeaseName>,
-    commands: mpsc::UnboundedSender<Command>,
-    states: Box<[AtomicU8]>,
-}
-
-impl LeaseBatch {
-    pub(crate) fn new(name: Arc<LeaseName>, len: usize, commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { name, commands, states: (0..len).map(|_| AtomicU8::new(QUEUED)).collect() }
-    }
-
-    pub(crate) fn is_queued(&self, index: u32) -> bool {
-        self.state(index).load(Ordering::Acquire) == QUEUED
-    }
-
-    pub(crate) fn is_revoked(&self, index: u32) -> bool {
-        self.state(index).load(Ordering::Acquire) == REVOKED
-    }
-
-    /// Takes the lease back, whoever has it.
-    pub(crate) fn revoke(&self, index: u32) {
-        self.state(index).store(REVOKED, Ordering::Release);
-    }
-
-    /// Takes the record back if the application has not seen it.
-    pub(crate) fn revoke_queued(&self, index: u32) -> bool {
-        self.change(index, REVOKED)
-    }
-
-    /// Gives the record to the application, unless it was taken back before.
-    fn give(&self, index: u32) -> bool {
-        self.change(index, GIVEN)
-    }
-
-    fn change(&self, index: u32, to: u8) -> bool {
-        self.state(index).compare_exchange(QUEUED, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    fn state(&self, index: u32) -> &AtomicU8 {
-        &self.states[index as usize]
-    }
-}
-
-/// What becomes of a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Outcome {
-    Ack,
-    Retry { delay: Option<Duration>, reason: String },
-    DeadLetter { reason: String },
-    Release,
-    Extend { ack_timeout: Option<Duration> },
-}
-
-/// What records and handles ask of the task.
-pub(crate) enum Command {
-    Settle { batch: Arc<LeaseBatch>, index: u32, offset: i64, outcome: Outcome },
-    Window(v1::Flow),
-    Flush(oneshot::Sender<()>),
-    Close { limit: Duration, done: oneshot::Sender<()> },
-}
+use crate::{
+    lease::{Command, LeaseBatch, LeaseHandle, Verb},
+    outcome::{Outcome, Settling, Waiter},
+    settler::Receipt,
+};
 
 /// A record of Kafka that this consumer has the lease of: to be settled with [`ack`](Self::ack), [`retry`](Self::retry),
 /// [`dead_letter`](Self::dead_letter) or [`release`](Self::release), on any task and in any order.
@@ -98,7 +23,10 @@ pub(crate) enum Command {
 /// record lost in an early return would hang until its `ack_timeout`.
 ///
 /// Settling does not wait: the outcome is written in the background, batched with others.
-/// [`Consumer::flush`](crate::Consumer::flush) waits for the answers.
+/// [`Consumer::flush`](crate::Consumer::flush) waits for the answers. Where Kafka must have it before the application goes on,
+/// [`ack_durable`](Self::ack_durable) and [`settle_durable`](Self::settle_durable) can be awaited.
+///
+/// Work that may take longer than the `ack_timeout` says so once, with [`keep_extending`](Self::keep_extending).
 pub struct Record {
     batch: Arc<LeaseBatch>,
     index: u32,
@@ -178,6 +106,16 @@ impl Record {
         self.settle(Outcome::Ack);
     }
 
+    /// The record is done, and it matters that no crash brings it back: the answer comes when Kafka has the commit. What is
+    /// acked so at the same time shares a commit.
+    ///
+    /// # Errors
+    /// [`SettleError::StaleEpoch`](crate::SettleError::StaleEpoch) and [`NoAnswer`](crate::SettleError::NoAnswer): not known to
+    /// be stored, the record may come again. [`NotHeld`](crate::SettleError::NotHeld): the lease was lost before.
+    pub fn ack_durable(self) -> Settling {
+        self.settle_durable(Outcome::Ack)
+    }
+
     /// The record failed: try it again after the subscription's backoff. Counts as an attempt.
     pub fn retry(self) {
         self.settle(Outcome::Retry { delay: None, reason: String::new() });
@@ -191,14 +129,14 @@ impl Record {
     /// The record failed for a reason that operators are to see (at most 4 KiB of it are sent): try it again after the
     /// subscription's backoff. Counts as an attempt.
     pub fn retry_because(self, reason: impl Into<String>) {
-        self.settle(Outcome::Retry { delay: None, reason: cut(reason.into()) });
+        self.settle(Outcome::Retry { delay: None, reason: reason.into() });
     }
 
-    /// The record cannot be done: write it to the dead-letter topic, with the reason (at most 4 KiB of it are sent). A node
-    /// that has no dead letters refuses this; the record is then retried instead, and
+    /// The record cannot be done: write it to the dead-letter topic, with the reason (at most 4 KiB of it are sent). Where the
+    /// subscription has no dead letters this is refused; the record is then retried instead, and
     /// [`Event::Rejected`](crate::Event::Rejected) says so.
     pub fn dead_letter(self, reason: impl Into<String>) {
-        self.settle(Outcome::DeadLetter { reason: cut(reason.into()) });
+        self.settle(Outcome::DeadLetter { reason: reason.into() });
     }
 
     /// The record was not tried: let it be dealt again, uncounted. Dropping the record does the same.
@@ -206,46 +144,76 @@ impl Record {
         self.settle(Outcome::Release);
     }
 
+    /// Ends the lease with this outcome: what the verbs above do, for an outcome that comes from elsewhere.
+    pub fn settle(mut self, outcome: Outcome) {
+        self.settled = true;
+        self.say(Verb::Settle(outcome.cut()), false, None);
+    }
+
+    /// Ends the lease with this outcome; the answer comes when Kafka has it: of an ack the commit, of a retry its attempt, of a
+    /// dead letter the write and the commit. A release is answered at once.
+    ///
+    /// # Errors
+    /// As [`ack_durable`](Self::ack_durable).
+    pub fn settle_durable(mut self, outcome: Outcome) -> Settling {
+        self.settled = true;
+        let (waiter, answer) = oneshot::channel();
+        self.say(Verb::Settle(outcome.cut()), true, Some(waiter));
+        Settling(answer)
+    }
+
     /// The work takes longer: the lease begins anew, for the stream's `ack_timeout`.
     pub fn extend(&self) {
-        self.send(Outcome::Extend { ack_timeout: None });
+        self.say(Verb::Extend(None), false, None);
     }
 
     /// The work takes longer: the lease begins anew, for `ack_timeout` (at most 12 h).
     pub fn extend_for(&self, ack_timeout: Duration) {
-        self.send(Outcome::Extend { ack_timeout: Some(ack_timeout) });
+        self.say(Verb::Extend(Some(ack_timeout)), false, None);
     }
 
-    fn settle(mut self, outcome: Outcome) {
+    /// The work takes longer, nobody knows how long: the client extends the lease by itself until the record is settled or
+    /// dropped, but no longer than `limit` from now, so that work which hangs loses it in the end.
+    /// [`Builder::extend_while_held`](crate::Builder::extend_while_held) does this for every record.
+    pub fn keep_extending(&self, limit: Duration) {
+        self.command(Command::Keep { lease: self.lease(), limit });
+    }
+
+    /// Leaves it to another process to settle this record, with a [`Settler`](crate::Settler). The lease keeps its time, counts
+    /// against this consumer's window, and ends with this consumer: when it is closed, what was handed over and not settled is
+    /// dealt again.
+    pub fn hand_over(mut self) -> Receipt {
         self.settled = true;
-        self.send(outcome);
+        self.command(Command::HandOver(self.lease()));
+        Receipt {
+            topic: self.batch.name.topic.clone(),
+            partition: self.batch.name.partition,
+            epoch: self.batch.name.epoch,
+            offset: self.inner.offset,
+            frame: self.batch.frame,
+            session_id: self.batch.session_id.to_string(),
+        }
     }
 
-    fn send(&self, outcome: Outcome) {
-        let batch = Arc::clone(&self.batch);
+    fn lease(&self) -> LeaseHandle {
+        LeaseHandle { batch: Arc::clone(&self.batch), index: self.index, offset: self.inner.offset }
+    }
+
+    fn say(&self, verb: Verb, durable: bool, waiter: Option<Waiter>) {
+        self.command(Command::Say { lease: self.lease(), verb, durable, waiter });
+    }
+
+    fn command(&self, command: Command) {
         // Fails only when the consumer has ended: its leases have gone with it.
-        let _ =
-            self.batch.commands.send(Command::Settle { batch, index: self.index, offset: self.inner.offset, outcome });
+        let _ = self.batch.commands.send(command);
     }
-}
-
-/// The most bytes of a reason that are sent, so that a settlement always fits a frame.
-const REASON_BYTES_MAX: usize = 4_096;
-
-fn cut(mut reason: String) -> String {
-    let mut len = reason.len().min(REASON_BYTES_MAX);
-    while !reason.is_char_boundary(len) {
-        len -= 1;
-    }
-    reason.truncate(len);
-    reason
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         let given = !self.settled && !self.batch.is_queued(self.index) && !self.batch.is_revoked(self.index);
         if given {
-            self.send(Outcome::Release);
+            self.say(Verb::Settle(Outcome::Release), false, None);
         }
     }
 }

@@ -1,7 +1,13 @@
-use sluice_proto::v1::{Batch, Delivery, Drain, OffsetRange, Settled, Subscribed, settlement::Outcome as WireOutcome};
+use sluice_proto::v1::{
+    Batch, ConsumeResponse, Delivery, Drain, OffsetRange, Settled, Subscribed, consume_request::Request,
+    consume_response::Response, settlement::Outcome as WireOutcome,
+};
 
 use super::*;
+use crate::{event::RevokeReason, ranges};
 
+mod durable;
+mod extending;
 mod simulation;
 
 const EPOCH: i64 = 77;
@@ -18,15 +24,21 @@ struct Harness {
 
 impl Harness {
     fn new() -> Self {
-        let settings = Settings {
+        Self::with(|_| ())
+    }
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
             subscription: "orders".to_owned(),
             consumer_id: "me".to_owned(),
             ack_timeout: None,
             max_frame_bytes: 0,
             report_commits: false,
             durable: false,
+            extend_while_held: None,
             labels: HashMap::new(),
         };
+        change(&mut settings);
         let (sender, commands) = mpsc::unbounded_channel();
         let session = Session::new(settings, Flow { max_records: 100, max_bytes: 0 }, sender);
         let mut harness =
@@ -38,7 +50,8 @@ impl Harness {
     fn subscribe(&mut self, held: Vec<v1::Leases>) -> v1::Subscribe {
         let Some(Request::Subscribe(first)) = self.session.subscribe().request else { panic!("first frame") };
         let ack_timeout = Some(prost_types::Duration { seconds: 40, nanos: 0 });
-        self.handle(Response::Subscribed(Subscribed { held, ack_timeout, ..Default::default() }));
+        let session_id = "a-session".to_owned();
+        self.handle(Response::Subscribed(Subscribed { session_id, held, ack_timeout, ..Default::default() }));
         first
     }
 
@@ -49,15 +62,21 @@ impl Harness {
 
     fn pump(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
-            let Command::Settle { batch, index, offset, outcome } = command else { panic!("only settlements") };
-            self.session.settle(&batch, index, offset, outcome);
+            match command {
+                Command::Say { lease, verb, durable, waiter } => {
+                    self.session.say(&lease, verb, durable, waiter, self.now);
+                }
+                Command::Keep { lease, limit } => self.session.keep(&lease, limit, self.now),
+                Command::HandOver(lease) => self.session.hand_over(&lease),
+                Command::Window(_) | Command::Flush(_) | Command::Close { .. } => panic!("only of leases"),
+            }
         }
         while let Some(output) = self.session.next_output() {
             match output {
                 // Kept in the queue: `take` is what the application does.
                 Output::Record(record) => drop(self.records.insert(record.offset(), record)),
                 Output::Event(event) => self.events.push(event),
-                Output::Subscribed | Output::Drain(_) => {}
+                Output::Subscribed(_) | Output::Drain(_) => {}
             }
         }
     }
@@ -67,6 +86,13 @@ impl Harness {
         let records = offsets.iter().map(|offset| v1::Record { offset: *offset, ..Default::default() }).collect();
         let batch = Batch { topic: "orders".to_owned(), partition: 1, epoch: EPOCH, records };
         self.handle(Response::Delivery(Delivery { sequence: self.sequence, batches: vec![batch] }));
+    }
+
+    /// Time goes on, and the task extends what it extends.
+    fn after(&mut self, seconds: u64) -> Vec<v1::Settlements> {
+        self.now += Duration::from_secs(seconds);
+        self.session.extend_held(self.now);
+        self.written()
     }
 
     fn take(&mut self, offset: i64) -> Record {
@@ -252,24 +278,6 @@ fn a_rejection_of_what_the_request_did_not_name_is_ignored() {
     harness.answer(written[0].request_id, vec![rejection(&[(2, 2)], v1::RejectReason::NotHeld)]);
     assert!(!harness.events.iter().any(|event| matches!(event, Event::Rejected { .. })));
     assert!(harness.session.is_settled());
-}
-
-#[test]
-fn only_what_waits_in_the_queue_is_extended() {
-    let mut harness = Harness::new();
-    harness.deliver(&[1, 2, 3]);
-    let given = harness.take(2);
-    harness.session.extend_queued(harness.now);
-    assert!(harness.written().is_empty(), "too early");
-    let later = harness.now + harness.session.ack_timeout() / 4;
-    harness.session.extend_queued(later);
-    let written = harness.written();
-    assert!(matches!(written[0].settlements[0].outcome, Some(WireOutcome::Extend(_))));
-    assert_eq!(ranges_of(&written[0].settlements[0]), [(1, 1), (3, 3)]);
-    harness.session.extend_queued(later);
-    assert!(harness.written().is_empty(), "extended just now");
-    given.ack();
-    harness.pump();
 }
 
 #[test]

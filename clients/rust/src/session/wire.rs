@@ -9,8 +9,9 @@ use sluice_proto::v1::{
 use super::{Group, Settings};
 use crate::{
     event::Offsets,
+    lease::{LeaseName, Verb},
+    outcome::Outcome,
     ranges,
-    record::{LeaseName, Outcome},
 };
 
 /// A frame of settlements is split here. The server ends a stream that sends 1 MiB.
@@ -39,20 +40,20 @@ pub(crate) fn subscribe(settings: &Settings, window: Flow, holding: Vec<v1::Leas
     }))
 }
 
-pub(super) fn settlement(leases: v1::Leases, outcome: &Outcome) -> v1::Settlement {
-    let outcome = match outcome.clone() {
-        Outcome::Ack => WireOutcome::Ack(v1::Ack {}),
-        Outcome::Retry { delay, reason } => WireOutcome::Retry(v1::Retry { delay: delay.map(wire_duration), reason }),
-        Outcome::DeadLetter { reason } => WireOutcome::DeadLetter(v1::DeadLetter { reason }),
-        Outcome::Release => WireOutcome::Release(v1::Release {}),
-        Outcome::Extend { ack_timeout } => {
-            WireOutcome::Extend(v1::Extend { ack_timeout: ack_timeout.map(wire_duration) })
+pub(crate) fn settlement(leases: v1::Leases, verb: &Verb) -> v1::Settlement {
+    let outcome = match verb.clone() {
+        Verb::Settle(Outcome::Ack) => WireOutcome::Ack(v1::Ack {}),
+        Verb::Settle(Outcome::Retry { delay, reason }) => {
+            WireOutcome::Retry(v1::Retry { delay: delay.map(wire_duration), reason })
         }
+        Verb::Settle(Outcome::DeadLetter { reason }) => WireOutcome::DeadLetter(v1::DeadLetter { reason }),
+        Verb::Settle(Outcome::Release) => WireOutcome::Release(v1::Release {}),
+        Verb::Extend(ack_timeout) => WireOutcome::Extend(v1::Extend { ack_timeout: ack_timeout.map(wire_duration) }),
     };
     v1::Settlement { leases: Some(leases), outcome: Some(outcome) }
 }
 
-pub(super) fn leases(name: &LeaseName, offsets: Vec<OffsetRange>) -> v1::Leases {
+pub(crate) fn leases(name: &LeaseName, offsets: Vec<OffsetRange>) -> v1::Leases {
     v1::Leases { topic: name.topic.clone(), partition: name.partition, epoch: name.epoch, offsets }
 }
 
@@ -80,9 +81,9 @@ pub(super) fn parts(groups: Vec<Group>) -> Vec<Vec<Group>> {
     for mut group in groups {
         // In order, so that offsets that fold stay together.
         group.offsets.sort_unstable();
-        let reason = match &group.outcome {
-            Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason } => reason.len(),
-            Outcome::Ack | Outcome::Release | Outcome::Extend { .. } => 0,
+        let reason = match &group.verb {
+            Verb::Settle(Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason }) => reason.len(),
+            Verb::Settle(Outcome::Ack | Outcome::Release) | Verb::Extend(_) => 0,
         };
         let fixed = SETTLEMENT_BYTES_MAX + group.name.topic.len() + reason;
         let mut rest = group.offsets.as_slice();
@@ -93,7 +94,7 @@ pub(super) fn parts(groups: Vec<Group>) -> Vec<Vec<Group>> {
             }
             let fitting = (room.saturating_sub(fixed) / RANGE_BYTES_MAX).clamp(1, rest.len());
             let (now, later) = rest.split_at(fitting);
-            part.push(Group { name: Arc::clone(&group.name), outcome: group.outcome.clone(), offsets: now.to_vec() });
+            part.push(Group { name: Arc::clone(&group.name), verb: group.verb.clone(), offsets: now.to_vec() });
             room = room.saturating_sub(fixed + fitting * RANGE_BYTES_MAX);
             rest = later;
         }

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use sluice_proto::v1::{Settlements, settlement::Outcome as WireOutcome};
+use futures_util::FutureExt as _;
+use sluice_proto::v1::{Rejection, Settlements, settlement::Outcome as WireOutcome};
 
 use super::*;
-use crate::backoff::random_u64;
+use crate::{backoff::random_u64, outcome::Settling};
 
 const RUNS: usize = 300;
 const STEPS: usize = 400;
@@ -29,6 +30,14 @@ struct Simulation {
     given: Vec<(Dealt, Record)>,
     /// What the application said of a lease.
     said: HashMap<Dealt, char>,
+    /// Durable settlements that the application waits for.
+    waiting: Vec<(Dealt, Settling)>,
+    /// How each lease of this session ended that the server has seen end: an `x` is none of the application's words.
+    ended: BTreeMap<i64, (u64, char)>,
+    /// What the server has applied.
+    applied: HashMap<Dealt, char>,
+    /// Durable requests that are not stored yet, with what was rejected of them.
+    storing: Vec<Settled>,
 }
 
 impl Simulation {
@@ -45,6 +54,10 @@ impl Simulation {
             got: HashMap::new(),
             given: Vec::new(),
             said: HashMap::new(),
+            waiting: Vec::new(),
+            ended: BTreeMap::new(),
+            applied: HashMap::new(),
+            storing: Vec::new(),
         }
     }
 
@@ -54,15 +67,18 @@ impl Simulation {
     }
 
     fn step(&mut self) {
-        match self.below(20) {
+        match self.below(24) {
             0..4 => self.deal(),
             4..8 => self.client_reads(),
             8..11 => self.application_takes(),
             11..14 => self.application_settles(),
             14..16 => self.client_writes(),
             16..19 => self.server_reads(),
+            19..21 => self.server_stores(),
+            21..23 => self.server_expires(),
             _ => self.breaks(),
         }
+        self.application_hears();
     }
 
     fn deal(&mut self) {
@@ -110,12 +126,32 @@ impl Simulation {
         let (dealt, record) = self.given.swap_remove(index);
         let letter = ['a', 'a', 'a', 'r', 'l'][self.below(5)];
         self.said.insert(dealt, letter);
-        match letter {
-            'a' => record.ack(),
-            'r' => record.retry_after(Duration::ZERO),
-            _ => drop(record),
+        let outcome = match letter {
+            'a' => Outcome::Ack,
+            'r' => Outcome::Retry { delay: Some(Duration::ZERO), reason: String::new() },
+            _ => Outcome::Release,
+        };
+        match self.below(3) {
+            0 => self.waiting.push((dealt, record.settle_durable(outcome))),
+            // Dropping it says the same.
+            _ if outcome == Outcome::Release => drop(record),
+            _ => record.settle(outcome),
         }
         self.harness.pump();
+    }
+
+    /// What was answered is true.
+    fn application_hears(&mut self) {
+        let applied = &self.applied;
+        let said = &self.said;
+        self.waiting.retain_mut(|(dealt, settling)| match settling.now_or_never() {
+            None => true,
+            Some(Ok(())) => {
+                assert_eq!(applied.get(dealt), said.get(dealt), "answered as done: lease {dealt:?}");
+                false
+            }
+            Some(Err(_)) => false,
+        });
     }
 
     fn client_writes(&mut self) {
@@ -125,6 +161,7 @@ impl Simulation {
 
     fn server_reads(&mut self) {
         let Some(settlements) = self.up.pop_front() else { return };
+        let mut rejections = Vec::new();
         for settlement in &settlements.settlements {
             let letter = match settlement.outcome.as_ref().unwrap() {
                 WireOutcome::Ack(_) => 'a',
@@ -133,18 +170,64 @@ impl Simulation {
                 WireOutcome::DeadLetter(_) | WireOutcome::Extend(_) => unreachable!("not said here"),
             };
             for (first, last) in ranges_of(settlement) {
-                let meant = self.live.range(first..=last).filter(|(_, frame)| **frame <= settlements.seen);
-                let meant: Vec<Dealt> = meant.map(|(offset, frame)| (*offset, *frame)).collect();
-                for dealt in meant {
-                    assert_eq!(self.said.get(&dealt), Some(&letter), "lease {dealt:?}");
-                    self.live.remove(&dealt.0);
-                    if letter != 'a' {
-                        self.ready.insert(dealt.0);
-                    }
-                }
+                rejections.extend(self.server_applies(first, last, letter, settlements.seen));
             }
         }
-        let settled = Settled { request_id: settlements.request_id, rejections: vec![] };
+        let settled = Settled { request_id: settlements.request_id, rejections };
+        if settlements.durable {
+            self.storing.push(settled);
+        } else {
+            self.down.push_back(Response::Settled(settled));
+        }
+    }
+
+    fn server_applies(&mut self, first: i64, last: i64, letter: char, seen: u64) -> Vec<Rejection> {
+        let meant = self.live.range(first..=last).filter(|(_, frame)| **frame <= seen);
+        let meant: Vec<Dealt> = meant.map(|(offset, frame)| (*offset, *frame)).collect();
+        let past = self.ended.range(first..=last).filter(|(offset, _)| !self.live.contains_key(offset));
+        let single_unknown =
+            first == last && meant.is_empty() && self.ended.get(&first).map(|(_, how)| *how) != Some(letter);
+        if single_unknown {
+            return vec![rejection(&[(first, last)], v1::RejectReason::NotHeld)];
+        }
+        let otherwise: Vec<i64> = past.filter(|(_, (_, how))| *how != letter).map(|(offset, _)| *offset).collect();
+        for dealt in meant {
+            assert_eq!(self.said.get(&dealt), Some(&letter), "lease {dealt:?}");
+            self.live.remove(&dealt.0);
+            self.applied.insert(dealt, letter);
+            self.ended.insert(dealt.0, (dealt.1, letter));
+            if letter != 'a' {
+                self.ready.insert(dealt.0);
+            }
+        }
+        otherwise.into_iter().map(|offset| rejection(&[(offset, offset)], v1::RejectReason::NotHeld)).collect()
+    }
+
+    /// A lease runs out.
+    fn server_expires(&mut self) {
+        if self.live.is_empty() {
+            return;
+        }
+        let index = self.below(self.live.len());
+        let (offset, frame) = self.live.iter().nth(index).map(|(offset, frame)| (*offset, *frame)).unwrap();
+        self.live.remove(&offset);
+        self.ended.insert(offset, (frame, 'x'));
+        self.ready.insert(offset);
+        let revoked =
+            v1::Revoked { leases: Some(leases(&[(offset, offset)])), reason: v1::RevokeReason::Expired.into() };
+        self.down.push_back(Response::Revoked(revoked));
+    }
+
+    /// A commit is acknowledged; or the partition has moved, and nobody knows.
+    fn server_stores(&mut self) {
+        if self.storing.is_empty() {
+            return;
+        }
+        let index = self.below(self.storing.len());
+        let mut settled = self.storing.swap_remove(index);
+        if self.below(4) == 0 {
+            settled.rejections = vec![rejection(&[(0, i64::MAX)], v1::RejectReason::StaleEpoch)];
+        }
         self.down.push_back(Response::Settled(settled));
     }
 
@@ -156,6 +239,7 @@ impl Simulation {
         }
         self.up.clear();
         self.down.clear();
+        self.storing.clear();
         let Some(Request::Subscribe(first)) = self.harness.session.subscribe().request else { panic!("first frame") };
         let claimed: Vec<_> =
             first.holding.iter().flat_map(|leases| &leases.offsets).filter_map(ranges::bounds).collect();
@@ -166,6 +250,7 @@ impl Simulation {
             if both && self.below(8) > 0 {
                 kept.insert(offset, frame);
             } else {
+                self.ended.insert(offset, (frame, 'x'));
                 lost.insert(offset);
             }
         }
@@ -178,13 +263,19 @@ impl Simulation {
 
     /// Everything arrives and is settled: then neither side has anything left.
     fn finish(&mut self) {
-        while !self.down.is_empty() || !self.up.is_empty() || !self.harness.session.is_settled() {
+        let is_over = |of: &Self| {
+            of.down.is_empty() && of.up.is_empty() && of.storing.is_empty() && of.harness.session.is_settled()
+        };
+        while !is_over(self) {
             self.client_reads();
             self.application_takes();
             self.application_settles();
             self.client_writes();
             self.server_reads();
+            self.server_stores();
         }
+        self.application_hears();
+        assert!(self.waiting.is_empty(), "nobody answers {:?}", self.waiting);
         assert!(self.live.is_empty(), "the client has forgotten {:?}", self.live);
     }
 }

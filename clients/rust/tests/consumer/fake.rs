@@ -10,7 +10,11 @@ use sluice_proto::v1::{
     consume_response::Response as Reply,
     consumer_service_server::{ConsumerService, ConsumerServiceServer},
 };
-use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,7 +30,11 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub(crate) struct FakeNode {
     address: SocketAddr,
     accepted: mpsc::Receiver<FakeStream>,
+    unary: mpsc::Receiver<UnarySettle>,
 }
+
+/// A unary settle, and where its answer goes.
+pub(crate) type UnarySettle = (v1::SettleRequest, oneshot::Sender<v1::SettleResponse>);
 
 /// One stream that a client opened.
 pub(crate) struct FakeStream {
@@ -37,6 +45,7 @@ pub(crate) struct FakeStream {
 
 struct Service {
     accepted: mpsc::Sender<FakeStream>,
+    unary: mpsc::Sender<UnarySettle>,
 }
 
 #[tonic::async_trait]
@@ -53,8 +62,11 @@ impl ConsumerService for Service {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
-    async fn settle(&self, _: Request<v1::SettleRequest>) -> Result<Response<v1::SettleResponse>, Status> {
-        Err(Status::unimplemented("not in this test"))
+    async fn settle(&self, request: Request<v1::SettleRequest>) -> Result<Response<v1::SettleResponse>, Status> {
+        let over = || Status::unavailable("the test is over");
+        let (answer, answered) = oneshot::channel();
+        self.unary.send((request.into_inner(), answer)).await.map_err(|_| over())?;
+        answered.await.map(Response::new).map_err(|_| over())
     }
 }
 
@@ -63,19 +75,29 @@ impl FakeNode {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, accepted) = mpsc::channel(10);
-        let service = ConsumerServiceServer::new(Service { accepted: sender });
+        let (unary_sender, unary) = mpsc::channel(10);
+        let service = ConsumerServiceServer::new(Service { accepted: sender, unary: unary_sender });
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { address, accepted }
+        Self { address, accepted, unary }
     }
 
     pub(crate) fn builder(&self) -> Builder {
-        Consumer::builder(format!("http://{}", self.address), "orders").consumer_id("me")
+        Consumer::builder(self.address(), "orders").consumer_id("me")
     }
 
     /// The next stream that the client opens.
     pub(crate) async fn accept(&mut self) -> FakeStream {
         soon("a stream", self.accepted.recv()).await.unwrap()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The next unary settle.
+    pub(crate) async fn unary(&mut self) -> UnarySettle {
+        soon("a unary settle", self.unary.recv()).await.unwrap()
     }
 
     /// A consumer with its open stream.
@@ -108,8 +130,16 @@ impl FakeStream {
     pub(crate) async fn subscribe(&mut self, held: Vec<Leases>) -> Subscribe {
         let Some(Frame::Subscribe(subscribe)) = self.frame().await else { panic!("Subscribe comes first") };
         self.sequence = subscribe.seen;
-        let ack_timeout = Some(prost_types::Duration { seconds: 300, nanos: 0 });
-        self.send(Reply::Subscribed(Subscribed { held, ack_timeout, ..Default::default() })).await;
+        let subscribed = Subscribed {
+            session_id: "a-session".to_owned(),
+            held,
+            ack_timeout: Some(prost_types::Duration { seconds: 300, nanos: 0 }),
+            session_timeout: Some(prost_types::Duration { seconds: 7, nanos: 0 }),
+            ordering: v1::Ordering::Key.into(),
+            subscription: "orders".to_owned(),
+            revision: 1,
+        };
+        self.send(Reply::Subscribed(subscribed)).await;
         subscribe
     }
 
@@ -140,7 +170,11 @@ impl FakeStream {
     }
 
     pub(crate) async fn answer(&self, settlements: &Settlements) {
-        let settled = Settled { request_id: settlements.request_id, rejections: vec![] };
+        self.reject(settlements, vec![]).await;
+    }
+
+    pub(crate) async fn reject(&self, settlements: &Settlements, rejections: Vec<v1::Rejection>) {
+        let settled = Settled { request_id: settlements.request_id, rejections };
         self.send(Reply::Settled(settled)).await;
     }
 
@@ -159,9 +193,13 @@ impl FakeStream {
 
 /// What settlements say of each offset: `a`ck, `r`etry, `d`ead letter, re`l`ease, `e`xtend.
 pub(crate) fn outcomes(settlements: &Settlements) -> Vec<(char, i64)> {
+    said(&settlements.settlements)
+}
+
+pub(crate) fn said(settlements: &[v1::Settlement]) -> Vec<(char, i64)> {
     use v1::settlement::Outcome;
     let mut outcomes = Vec::new();
-    for settlement in &settlements.settlements {
+    for settlement in settlements {
         let letter = match settlement.outcome.as_ref().unwrap() {
             Outcome::Ack(_) => 'a',
             Outcome::Retry(_) => 'r',
