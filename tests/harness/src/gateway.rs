@@ -70,12 +70,14 @@ impl GatewayConfig {
     /// A gateway on this broker, on ports that it chooses itself.
     #[must_use]
     pub fn new(kafka: &Kafka) -> Self {
-        Self { brokers: kafka.bootstrap().to_owned(), node: Vec::new(), limits: Vec::new(), subscriptions: Vec::new() }
+        let node = ["listen", "admin_listen"].map(|key| format!("{key} = \"127.0.0.1:0\"")).to_vec();
+        Self { brokers: kafka.bootstrap().to_owned(), node, limits: Vec::new(), subscriptions: Vec::new() }
     }
 
-    /// With a line for `[node]`.
+    /// With a line for `[node]`; one that sets the same key is replaced.
     #[must_use]
     pub fn node(mut self, line: &str) -> Self {
+        self.node.retain(|known| key(known) != key(line));
         self.node.push(line.to_owned());
         self
     }
@@ -95,11 +97,7 @@ impl GatewayConfig {
     }
 
     fn render(&self) -> String {
-        let mut text = format!(
-            "[node]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n{}\n\n[kafka]\nbrokers = {:?}\n",
-            self.node.join("\n"),
-            self.brokers
-        );
+        let mut text = format!("[node]\n{}\n\n[kafka]\nbrokers = {:?}\n", self.node.join("\n"), self.brokers);
         if !self.limits.is_empty() {
             let _ = write!(text, "\n[limits]\n{}\n", self.limits.join("\n"));
         }
@@ -300,7 +298,8 @@ pub fn executable() -> PathBuf {
                 return path.into();
             }
             let this = std::env::current_exe().expect("a test has a path");
-            let output = this.ancestors().nth(2).expect("tests stand in target/<profile>/deps");
+            let output = this.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+            let output = output.expect("tests stand in target/<profile>/deps, other programs in target/<profile>");
             let profile = match output.file_name().and_then(|name| name.to_str()) {
                 Some("debug") | None => "dev",
                 Some(name) => name,

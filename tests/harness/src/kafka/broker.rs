@@ -1,6 +1,7 @@
 //! Brokers as processes of their own.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -52,6 +53,27 @@ impl Broker {
     pub fn prepare() -> Self {
         let node = Node::format(installed(), &scratch::folder("broker"));
         Self { kafka: Kafka::new(format!("127.0.0.1:{}", node.port)), node: Mutex::new(node) }
+    }
+
+    /// Starts one for measurements: with flags of its own for the JVM and lines of its own for `server.properties`, which
+    /// win over the harness's.
+    #[must_use]
+    pub fn start_with(jvm_flags: &[&str], properties: &str) -> Self {
+        let this = Self::prepare();
+        {
+            let mut node = this.node();
+            node.jvm_flags.extend(jvm_flags.iter().map(|flag| (*flag).to_owned()));
+            let file = File::options().append(true).open(node.folder.join("server.properties"));
+            file.and_then(|mut file| file.write_all(properties.as_bytes())).expect("write server.properties");
+        }
+        this.restart();
+        this
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.node().child.as_ref().expect("the broker runs").id()
     }
 
     /// What may be asked of it.

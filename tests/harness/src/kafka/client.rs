@@ -216,15 +216,26 @@ impl Kafka {
 
     /// Writes records and waits for Kafka's word on each; in the order given.
     pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = NewRecord>) -> Vec<Produced> {
+        self.produce_with(&[], topic, records)
+    }
+
+    /// As `produce`, with properties of librdkafka's that win over the harness's.
+    pub fn produce_with(
+        &self,
+        properties: &[(&str, &str)],
+        topic: &str,
+        records: impl IntoIterator<Item = NewRecord>,
+    ) -> Vec<Produced> {
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
+        let usual = [
+            ("enable.idempotence", "true"),
+            ("linger.ms", "5"),
+            ("queue.buffering.max.messages", "2000000"),
+            // The topic decides what is too large.
+            ("message.max.bytes", "16777216"),
+        ];
         let producer: BaseProducer<Acknowledged> = self
-            .config(&[
-                ("enable.idempotence", "true"),
-                ("linger.ms", "5"),
-                ("queue.buffering.max.messages", "2000000"),
-                // The topic decides what is too large.
-                ("message.max.bytes", "16777216"),
-            ])
+            .config(&[&usual, properties].concat())
             .create_with_context(Acknowledged(Arc::clone(&acknowledged)))
             .expect("create a producer");
         let mut written = 0;
