@@ -124,7 +124,7 @@ impl Engine {
     /// Commits when it is time to; else gives the moment at which it will be.
     pub(crate) fn commit_when_due(&mut self, now: Millis, pid: Pid) -> Option<Millis> {
         let partition = self.partitions.get_mut(pid).filter(|p| Self::is_worth_waiting(now, p))?;
-        let last = partition.revoking.is_some() && partition.ledger.leased() == 0;
+        let last = partition.revoking.is_some() && partition.is_quiet();
         let due = partition.commit.due(&self.policy, last)?;
         if due > now {
             return Some(due);

@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::io::{Batch, Dealt, Output};
+use crate::ledger::Slot;
 use crate::partition::{Partition, Pid};
 use crate::session::{LEASE_SPAN, Lease, LeaseKey, Session};
 use crate::types::{Millis, Record, SessionId};
@@ -27,12 +28,24 @@ struct Room {
     first: bool,
     /// Records that were taken before their turn.
     untimely: u64,
+    /// What fits nobody.
+    oversize: Vec<i64>,
 }
 
 /// What a record costs in a frame.
 fn encoded_bytes(record: &Record, bytes: u32) -> usize {
     let headers = record.headers.as_deref().map_or(0, <[_]>::len);
     bytes as usize + RECORD_OVERHEAD_BYTES + headers * HEADER_OVERHEAD_BYTES
+}
+
+fn batch_overhead(topic: &str) -> usize {
+    BATCH_OVERHEAD_BYTES + topic.len()
+}
+
+/// Whether a record alone fits a frame of at most so many bytes.
+pub(crate) fn fits(slot: &Slot, topic: &str, frame_bytes_max: usize) -> bool {
+    encoded_bytes(&slot.record, slot.bytes)
+        <= frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES + batch_overhead(topic))
 }
 
 // === impl Engine ===
@@ -81,6 +94,7 @@ impl Engine {
             frame_bytes_most: self.frame_bytes_most,
             first: true,
             untimely: 0,
+            oversize: Vec::new(),
         };
         let frame = session.sequence + 1;
         let mut batches = Vec::new();
@@ -91,6 +105,10 @@ impl Engine {
             let Some(pid) = self.deal_from.pop_front() else { break };
             let Some(partition) = self.partitions.get_mut(pid) else { continue };
             let batch = take_batch(partition, session, id, now, &mut room);
+            for offset in room.oversize.drain(..) {
+                let due = self.timers.oversize.wait(now, self.policy.too_large_after_ms, pid, offset);
+                partition.oversize.insert(offset, Some(due));
+            }
             partition.in_ring = partition.ledger.ready() > 0;
             if partition.in_ring {
                 self.deal_from.push_back(pid);
@@ -146,7 +164,7 @@ impl Engine {
 /// Leases the lowest ready records that fit.
 fn take_batch(partition: &mut Partition, session: &Session, id: SessionId, now: Millis, room: &mut Room) -> Batch {
     let mut batch = Batch { partition: partition.name.clone(), epoch: partition.epoch, records: Vec::new() };
-    let overhead = BATCH_OVERHEAD_BYTES + batch.partition.topic.len();
+    let overhead = batch_overhead(&batch.partition.topic);
     if room.hard_bytes <= overhead {
         return batch;
     }
@@ -160,7 +178,7 @@ fn take_batch(partition: &mut Partition, session: &Session, id: SessionId, now: 
         let (offset, bytes) = (slot.record.offset, slot.bytes);
         let encoded = encoded_bytes(&slot.record, bytes);
         if encoded > largest {
-            partition.oversize.push(offset);
+            room.oversize.push(offset);
             partition.ledger.make_waiting(at);
             continue;
         }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::io::{Answer, Assignment, CommitError, LetterError, Open, Opened, Output, Restored};
+use crate::io::{Answer, Assignment, CommitError, LetterCause, LetterError, Open, Opened, Output, Restored};
 use crate::leases::How;
+use crate::letters::Hand;
 use crate::partition::{Counted, Partition, Partitions, Pid};
-use crate::policy::{OnExhausted, Policy};
+use crate::policy::Policy;
 use crate::rng::Rng;
 use crate::session::{LeaseKey, Session};
 use crate::timers::Timers;
@@ -120,11 +121,9 @@ impl Engine {
 
     /// Records of one partition, ascending. Of another epoch than the live one, or of a partition not assigned: dropped.
     pub fn records(&mut self, now: Millis, partition: &TopicPartition, epoch: Epoch, records: Vec<Record>) {
-        let drop_at = match self.policy.on_exhausted {
-            OnExhausted::Drop => self.policy.max_attempts.max(1),
-            OnExhausted::Block | OnExhausted::DeadLetter => u32::MAX,
-        };
-        let Some((pid, partition)) = self.of_epoch(partition, epoch) else { return };
+        let Some(pid) = self.partitions.find(partition) else { return };
+        let Some(partition) = self.partitions.get_mut(pid).filter(|p| p.epoch == epoch) else { return };
+        let mut hand = Hand { now, policy: &self.policy, rng: &mut self.rng, timers: &mut self.timers, pid };
         let before = partition.ledger.frontier();
         for record in records {
             if record.offset < partition.ledger.next() {
@@ -133,13 +132,17 @@ impl Engine {
             }
             partition.stats.received += 1;
             let (done, attempts) = partition.saved.meet(record.offset);
-            let dropped = !done && attempts >= drop_at;
-            partition.stats.restored_done += u64::from(done);
-            partition.stats.filtered += u64::from(dropped);
-            if done || dropped {
+            let (offset, bytes) = (record.offset, record.bytes() as u64);
+            let at = partition.ledger.push(now, record, attempts, done);
+            if done {
+                partition.stats.restored_done += 1;
                 partition.commit.change(now, 1);
+            } else if bytes > hand.policy.record_bytes_max {
+                hand.give_up(partition, at, offset, LetterCause::TooLarge);
+            } else if attempts >= hand.policy.max_attempts.max(1) {
+                // It was exhausted in another epoch, and nobody is to work it again.
+                hand.give_up(partition, at, offset, LetterCause::Exhausted);
             }
-            partition.ledger.push(now, record, attempts, done || dropped);
         }
         if partition.ledger.frontier() != before {
             partition.commit.change(now, 0);
@@ -222,7 +225,7 @@ impl Engine {
         offset: i64,
         result: Result<(), LetterError>,
     ) {
-        let _ = (now, partition, epoch, offset, result);
+        self.on_letter_result(now, partition, epoch, offset, result);
     }
 
     // === sessions ===
@@ -285,6 +288,7 @@ impl Engine {
     pub fn tick(&mut self, now: Millis) {
         self.expire_leases(now);
         self.end_waits(now);
+        self.end_oversize(now);
         while let Some((due, id)) = self.timers.resumes.first().copied().filter(|r| r.0 <= now) {
             self.timers.resumes.remove(&(due, id));
             self.end_session(now, id, How::Return);

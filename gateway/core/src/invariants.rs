@@ -15,8 +15,10 @@
 //! | 10 a settlement of what is not held changes nothing | by construction: ranges look at own leases only; the model |
 
 use crate::engine::Engine;
-use crate::ledger::{At, Ledger};
+use crate::ledger::{At, Ledger, State};
+use crate::partition::{Partition, Pid};
 use crate::session::{Session, offsets_of};
+use crate::timers::Wait;
 
 /// An invariant is broken: panics in debug builds, counts 1 in release builds.
 #[track_caller]
@@ -53,7 +55,7 @@ impl Engine {
 
     fn check_ledgers(&self) -> Result<(), String> {
         let mut sums = (0, 0, 0);
-        for (_, partition) in self.partitions.iter() {
+        for (pid, partition) in self.partitions.iter() {
             let ledger = &partition.ledger;
             let counted = (ledger.ready(), ledger.leased(), ledger.not_done(), ledger.bytes());
             if ledger.recount() != counted {
@@ -68,12 +70,33 @@ impl Engine {
             {
                 return Err(format!("1: {}: committed {} above the frontier", partition.name, committed.0));
             }
+            if !partition.fenced {
+                self.check_waiting(pid, partition)?;
+            }
             sums.0 += if partition.revoking.is_some() { 0 } else { ledger.ready() };
             sums.1 += ledger.leased();
             sums.2 += ledger.bytes();
         }
         let engine = (self.sums.ready, self.sums.leased, self.sums.bytes);
         if sums == engine { Ok(()) } else { Err(format!("7: sums {engine:?}, partitions have {sums:?}")) }
+    }
+
+    /// Invariant 5: each record that waits is waited for, and each dead letter is on its way or has a time.
+    fn check_waiting(&self, pid: Pid, partition: &Partition) -> Result<(), String> {
+        let of = |wait| self.timers.waits_of(pid).filter(move |w| w.wait == wait).count();
+        let (letters, oversize) = (&partition.letters, &partition.oversize);
+        if of(Wait::Retry) + letters.len() + oversize.len() != partition.ledger.waiting() as usize {
+            return Err(format!("5: {}: waiting records that nothing waits for", partition.name));
+        }
+        let is_waiting =
+            |offset: i64| partition.ledger.find(offset).is_some_and(|at| partition.ledger.state(at) == State::Waiting);
+        if !letters.offsets().chain(oversize.keys().copied()).all(is_waiting) {
+            return Err(format!("9: {}: a record given up that does not wait", partition.name));
+        }
+        if !letters.is_sound() || letters.at_work() + of(Wait::Letter) != letters.len() {
+            return Err(format!("9: {}: a dead letter that is not on its way", partition.name));
+        }
+        Ok(())
     }
 
     fn check_sessions(&self) -> Result<(), String> {

@@ -1,22 +1,26 @@
 //! The end of leases, in one place, whichever way they end.
 
 use crate::engine::Engine;
+use crate::io::LetterCause;
 use crate::ledger::{At, State};
+use crate::letters::Hand;
 use crate::partition::Partition;
-use crate::policy::{OnExhausted, Policy};
-use crate::rng::Rng;
 use crate::session::{Ended, LeaseKey, offsets_of};
-use crate::timers::{Timers, Wait, Waiting};
+use crate::timers::Wait;
 use crate::types::{Millis, SessionId};
-use std::cmp::Reverse;
 
 /// How leases end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum How<'a> {
     Ack,
     /// A failure; with the client's delay, or the policy's.
     Retry {
         delay_ms: Option<u64>,
+        reason: Option<&'a str>,
+    },
+    /// The client gives it up.
+    DeadLetter {
+        reason: Option<&'a str>,
     },
     Release,
     /// A failure.
@@ -29,11 +33,12 @@ pub(crate) enum How {
     Fence,
 }
 
-impl How {
+impl How<'_> {
     fn ended(self) -> Ended {
         match self {
             Self::Ack => Ended::Ack,
             Self::Retry { .. } => Ended::Retry,
+            Self::DeadLetter { .. } => Ended::DeadLetter,
             Self::Release => Ended::Release,
             Self::Expire | Self::Return | Self::TakeBack | Self::Fence => Ended::Taken,
         }
@@ -41,26 +46,22 @@ impl How {
 
     /// Whether the client did it, and so is at work.
     fn is_settled(self) -> bool {
-        matches!(self, Self::Ack | Self::Retry { .. } | Self::Release)
+        matches!(self, Self::Ack | Self::Retry { .. } | Self::DeadLetter { .. } | Self::Release)
     }
 }
 
 /// What the fate of a record depends on.
 struct Fate<'a> {
-    now: Millis,
-    policy: &'a Policy,
-    rng: &'a mut Rng,
-    timers: &'a mut Timers,
+    hand: Hand<'a>,
     session: SessionId,
-    key: LeaseKey,
-    how: How,
+    how: How<'a>,
 }
 
 // === impl Engine ===
 
 impl Engine {
     /// Ends these bits of a lease entry. The caller `touch`es the partition and `offer`s the session afterwards.
-    pub(crate) fn end_leases(&mut self, now: Millis, id: SessionId, key: LeaseKey, bits: u128, how: How) {
+    pub(crate) fn end_leases(&mut self, now: Millis, id: SessionId, key: LeaseKey, bits: u128, how: How<'_>) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(lease) = session.leases.get_mut(&key) else { return };
         let bits = lease.mask & bits;
@@ -79,8 +80,9 @@ impl Engine {
             }
         }
         let Some(partition) = self.partitions.get_mut(key.pid) else { return };
-        let mut fate =
-            Fate { now, policy: &self.policy, rng: &mut self.rng, timers: &mut self.timers, session: id, key, how };
+        let (rng, timers) = (&mut self.rng, &mut self.timers);
+        let hand = Hand { now, policy: &self.policy, rng, timers, pid: key.pid };
+        let mut fate = Fate { hand, session: id, how };
         let mut near = None;
         for offset in offsets_of(key.base, bits) {
             let at = partition.ledger.find_near(near, offset).filter(|at| partition.ledger.state(*at) == State::Leased);
@@ -95,7 +97,7 @@ impl Engine {
     }
 
     /// Ends all leases of a session.
-    pub(crate) fn end_all_leases(&mut self, now: Millis, id: SessionId, how: How) {
+    pub(crate) fn end_all_leases(&mut self, now: Millis, id: SessionId, how: How<'_>) {
         let Some(session) = self.sessions.get(&id) else { return };
         let leases: Vec<(LeaseKey, u128)> = session.leases.iter().map(|(key, lease)| (*key, lease.mask)).collect();
         let mut last = None;
@@ -116,26 +118,31 @@ impl Engine {
 
 impl Fate<'_> {
     fn decide(&mut self, partition: &mut Partition, at: At, offset: i64) {
+        let now = self.hand.now;
         match self.how {
             How::Ack => {
                 partition.stats.acked += 1;
                 partition.ledger.finish(at);
-                partition.commit.change(self.now, 1);
+                partition.commit.change(now, 1);
             }
-            How::Retry { delay_ms } => {
+            How::Retry { delay_ms, reason } => {
                 partition.stats.retried += 1;
-                self.fail(partition, at, offset, delay_ms);
+                self.fail(partition, at, offset, delay_ms, reason);
+            }
+            How::DeadLetter { reason } => {
+                partition.ledger.failures.say(offset, reason);
+                self.hand.give_up(partition, at, offset, LetterCause::Client);
             }
             How::Expire => {
                 partition.stats.expired += 1;
-                self.fail(partition, at, offset, None);
+                self.fail(partition, at, offset, None, None);
             }
             How::Release => {
                 partition.stats.released += 1;
                 partition.ledger.make_ready(at);
-                let until = self.now.plus(self.policy.release_delay_ms);
-                partition.released.insert(offset, (self.session, until));
-                self.wait(until, offset, Wait::Release);
+                let delay_ms = self.hand.policy.release_delay_ms;
+                partition.released.insert(offset, (self.session, now.plus(delay_ms)));
+                self.hand.wait(delay_ms, offset, Wait::Release);
             }
             How::Return => {
                 partition.stats.released += 1;
@@ -146,41 +153,23 @@ impl Fate<'_> {
     }
 
     /// A counted failure: waits for its retry, or is exhausted.
-    fn fail(&mut self, partition: &mut Partition, at: At, offset: i64, delay_ms: Option<u64>) {
+    fn fail(&mut self, partition: &mut Partition, at: At, offset: i64, delay_ms: Option<u64>, reason: Option<&str>) {
         let attempts = partition.ledger.count_attempt(at);
-        partition.commit.change(self.now, 0);
-        let max = self.policy.max_attempts.max(1);
+        partition.ledger.failures.count(self.hand.now, offset, reason);
+        partition.commit.change(self.hand.now, 0);
+        let max = self.hand.policy.max_attempts.max(1);
         partition.stats.failed += u64::from(attempts == max);
-        let exhausted = attempts >= max;
-        if exhausted && self.policy.on_exhausted == OnExhausted::Drop {
-            partition.stats.filtered += 1;
-            partition.ledger.finish(at);
-            partition.commit.change(self.now, 1);
+        if attempts >= max {
+            self.hand.give_up(partition, at, offset, LetterCause::Exhausted);
             return;
         }
-        let delay_ms = match delay_ms {
-            Some(delay_ms) if !exhausted => delay_ms,
-            _ => self.backoff(attempts, exhausted),
-        };
+        let Hand { policy, rng, .. } = &mut self.hand;
+        let delay_ms = delay_ms.unwrap_or_else(|| policy.backoff.delay_ms(attempts, rng));
         if delay_ms == 0 {
             partition.ledger.make_ready(at);
         } else {
             partition.ledger.make_waiting(at);
-            self.wait(self.now.plus(delay_ms), offset, Wait::Retry);
+            self.hand.wait(delay_ms, offset, Wait::Retry);
         }
-    }
-
-    /// `min(max, initial · multiplier^(attempts−1))` ± jitter.
-    fn backoff(&mut self, attempts: u32, exhausted: bool) -> u64 {
-        let backoff = &self.policy.backoff;
-        let power = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
-        let grown = backoff.initial_ms as f64 * backoff.multiplier.powi(power);
-        let max = backoff.max_ms as f64;
-        let delay = if exhausted || !grown.is_finite() { max } else { grown.clamp(0.0, max) };
-        (delay * backoff.jitter.mul_add(self.rng.signed_unit(), 1.0)).max(0.0) as u64
-    }
-
-    fn wait(&mut self, due: Millis, offset: i64, wait: Wait) {
-        self.timers.waits.push(Reverse(Waiting { due, pid: self.key.pid, offset, wait }));
     }
 }

@@ -4,18 +4,21 @@
 //! costs nothing and stops nothing. Sequence n stands in segment n / 256; a segment that is all done shrinks to its
 //! bounds, so a million records done behind a stuck one cost a few bytes for each 256.
 
+mod failures;
 mod lanes;
 mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::policy::Ordering;
 use crate::types::{Millis, OffsetRange, Record};
+use failures::Failures;
 use lanes::Lanes;
 use segment::{SEGMENT_RECORDS, Segment, Stretch};
 
+pub(crate) use failures::cut;
 pub(crate) use segment::Slot;
 
 /// What a record costs beside its payload.
@@ -68,6 +71,10 @@ pub(crate) struct Ledger {
     attempted: BTreeMap<i64, u32>,
     /// `None` where nothing has an order.
     lanes: Option<Box<Lanes>>,
+    /// Sequences of records that were given up before their turn: they are not ready when it comes.
+    held: BTreeSet<u64>,
+    /// When and why records failed that are not done.
+    pub(crate) failures: Failures,
 }
 
 impl Ledger {
@@ -85,6 +92,8 @@ impl Ledger {
             ready_from: 0,
             attempted: BTreeMap::new(),
             lanes: Lanes::new(ordering),
+            held: BTreeSet::new(),
+            failures: Failures::default(),
         }
     }
 
@@ -114,7 +123,7 @@ impl Ledger {
 
     /// Records that wait for an earlier one of their lane.
     pub(crate) fn lane_waiting(&self) -> u64 {
-        self.lanes.as_ref().map_or(0, |lanes| lanes.waiting())
+        self.lanes.as_ref().map_or(0, |lanes| lanes.waiting() - self.held.len() as u64)
     }
 
     /// Records received above the frontier, done or not.
@@ -153,8 +162,9 @@ impl Ledger {
         self.next = self.next.max(next);
     }
 
-    /// A record at or above `next`: ready, or waiting for those before it in its lane, or done at once when `done`.
-    pub(crate) fn push(&mut self, now: Millis, record: Record, attempts: u32, done: bool) {
+    /// A record at or above `next`: ready, or waiting for those before it in its lane, or done at once when `done`. Gives
+    /// where it stands.
+    pub(crate) fn push(&mut self, now: Millis, record: Record, attempts: u32, done: bool) -> At {
         let offset = record.offset;
         let needs_new = self.segments.back().is_none_or(|s| s.live().is_none_or(Segment::is_full));
         if needs_new {
@@ -185,9 +195,11 @@ impl Ledger {
         if blocked {
             last.make_waiting(last.len - 1);
         }
+        let sequence = self.tail;
         self.tail += 1;
         self.next = offset + 1;
         self.collapse(self.segments.len() - 1);
+        At::of(sequence)
     }
 
     // === finding ===
@@ -279,6 +291,7 @@ impl Ledger {
     /// Leased or waiting → ready. What waits for an earlier record of its lane goes on waiting.
     pub(crate) fn make_ready(&mut self, at: At) {
         let was = self.state(at);
+        self.held.remove(&at.sequence());
         if !self.has_turn(at) {
             return;
         }
@@ -292,9 +305,12 @@ impl Ledger {
         }
     }
 
-    /// Leased or ready → waiting.
+    /// Leased or ready → waiting. One that waits for its turn goes on waiting when that comes.
     pub(crate) fn make_waiting(&mut self, at: At) {
         let was = self.state(at);
+        if was == State::Waiting && !self.has_turn(at) {
+            self.held.insert(at.sequence());
+        }
         if let Some(segment) = self.live_mut(at)
             && matches!(was, State::Leased | State::Ready)
         {
@@ -313,6 +329,18 @@ impl Ledger {
         attempts
     }
 
+    /// The record is given up: no fewer attempts than this. Whether it had fewer.
+    pub(crate) fn raise_attempts(&mut self, at: At, attempts: u32) -> bool {
+        let Some(slot) = self.live_mut(at).and_then(|s| s.slot_mut(at.place)) else { return false };
+        if slot.attempts >= attempts {
+            return false;
+        }
+        slot.attempts = attempts;
+        let offset = slot.record.offset;
+        self.attempted.insert(offset, attempts);
+        true
+    }
+
     /// Makes a record done and frees its bytes; the next of its lane is ready. Call `advance` after the last of a batch.
     pub(crate) fn finish(&mut self, at: At) {
         let was = self.state(at);
@@ -324,11 +352,15 @@ impl Ledger {
         if slot.attempts > 0 {
             self.attempted.remove(&slot.record.offset);
         }
+        self.failures.forget(slot.record.offset);
+        self.held.remove(&at.sequence());
         self.collapse((at.segment - self.base) as usize);
         if let Some(lanes) = &mut self.lanes
             && let Some(next) = lanes.leave(&slot.record, at.sequence())
         {
-            self.make_ready(At::of(next));
+            if !self.held.remove(&next) {
+                self.make_ready(At::of(next));
+            }
         }
     }
 

@@ -125,24 +125,6 @@ impl Engine {
         }
         self.mind_frame_limits(now);
     }
-
-    /// The largest receive limit may have grown: what fitted nobody is looked at again.
-    fn mind_frame_limits(&mut self, now: Millis) {
-        let most = self.sessions.values().map(|s| s.max_frame_bytes).max().unwrap_or_default();
-        let before = std::mem::replace(&mut self.frame_bytes_most, most);
-        if most <= before {
-            return;
-        }
-        for pid in self.partitions.pids() {
-            let Some(partition) = self.partitions.get_mut(pid).filter(|p| !p.oversize.is_empty()) else { continue };
-            for offset in std::mem::take(&mut partition.oversize) {
-                if let Some(at) = partition.ledger.find(offset) {
-                    partition.ledger.make_ready(at);
-                }
-            }
-            self.touch(now, pid);
-        }
-    }
 }
 
 impl Session {

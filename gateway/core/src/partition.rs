@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use crate::commit::CommitState;
 use crate::io::{Assignment, Restored};
 use crate::ledger::Ledger;
+use crate::letters::Letters;
 use crate::metadata;
 use crate::policy::Ordering;
 use crate::types::{Epoch, Millis, OffsetRange, SessionId, TopicPartition};
@@ -35,8 +36,10 @@ pub(crate) struct Partition {
     pub(crate) counted: Counted,
     /// Released records, and who may not have them yet.
     pub(crate) released: BTreeMap<i64, (SessionId, Millis)>,
-    /// Records that fit no connected session's frame.
-    pub(crate) oversize: Vec<i64>,
+    /// Records that fit no connected session's frame, and when they are given up; `None`: they were.
+    pub(crate) oversize: BTreeMap<i64, Option<u64>>,
+    /// Records on their way to the dead letters.
+    pub(crate) letters: Letters,
     /// When the timers look at it.
     pub(crate) scheduled: Option<Millis>,
 }
@@ -108,10 +111,16 @@ impl Partition {
             in_ring: false,
             counted: Counted::default(),
             released: BTreeMap::new(),
-            oversize: Vec::new(),
+            oversize: BTreeMap::new(),
+            letters: Letters::default(),
             scheduled: None,
         };
         (partition, restored)
+    }
+
+    /// Nobody outside holds something of it: no lease is open, no dead letter is on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.ledger.leased() == 0 && self.letters.is_empty()
     }
 }
 

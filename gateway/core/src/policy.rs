@@ -1,5 +1,7 @@
 //! What a subscription's policy tells the engine. Durations in milliseconds, sizes in bytes; defaults from the contract.
 
+use crate::rng::Rng;
+
 /// Order among records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ordering {
@@ -95,6 +97,25 @@ pub struct Policy {
     pub frame_bytes_max: usize,
     /// How many ranges a session may have settled and be answered about as "settled before" (10 × window).
     pub remembered_windows: u64,
+}
+
+impl Backoff {
+    /// The delay after so many failures: `min(max, initial · multiplier^(failures−1))` ± jitter.
+    pub(crate) fn delay_ms(&self, failures: u32, rng: &mut Rng) -> u64 {
+        let power = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
+        let grown = self.initial_ms as f64 * self.multiplier.powi(power);
+        let max = self.max_ms as f64;
+        self.jittered(if grown.is_finite() { grown.clamp(0.0, max) } else { max }, rng)
+    }
+
+    /// The longest delay ± jitter.
+    pub(crate) fn longest_ms(&self, rng: &mut Rng) -> u64 {
+        self.jittered(self.max_ms as f64, rng)
+    }
+
+    fn jittered(&self, delay_ms: f64, rng: &mut Rng) -> u64 {
+        (delay_ms * self.jitter.mul_add(rng.signed_unit(), 1.0)).max(0.0) as u64
+    }
 }
 
 impl Default for Policy {

@@ -29,6 +29,7 @@ pub(crate) struct Lease {
 pub(crate) enum Ended {
     Ack,
     Retry,
+    DeadLetter,
     Release,
     /// Expired or taken back.
     Taken,

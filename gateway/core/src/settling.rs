@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::leases::How;
+use crate::ledger::cut;
 use crate::partition::Pid;
 use crate::session::{Ended, Lease, LeaseKey, offsets_of};
 use crate::types::{Leases, Millis, OffsetRange, Outcome, RejectReason, Rejection, SessionId, Settlement, Settlements};
@@ -25,8 +26,8 @@ struct Frame {
 
 /// What is done to the leases that a range names.
 #[derive(Debug, Clone, Copy)]
-enum Action {
-    End(How, Ended),
+enum Action<'a> {
+    End(How<'a>, Ended),
     Extend(Millis),
 }
 
@@ -173,19 +174,21 @@ impl Engine {
     }
 
     /// `None`: the outcome cannot be meant.
-    fn action(&self, now: Millis, id: SessionId, outcome: &Outcome) -> Option<Action> {
+    fn action<'a>(&self, now: Millis, id: SessionId, outcome: &'a Outcome) -> Option<Action<'a>> {
         match outcome {
             Outcome::Ack => Some(Action::End(How::Ack, Ended::Ack)),
             Outcome::Release => Some(Action::End(How::Release, Ended::Release)),
-            Outcome::Retry { delay_ms, .. } => delay_ms
+            Outcome::Retry { delay_ms, reason } => delay_ms
                 .is_none_or(|ms| ms <= self.policy.max_retry_delay_ms)
-                .then_some(Action::End(How::Retry { delay_ms: *delay_ms }, Ended::Retry)),
+                .then_some(Action::End(How::Retry { delay_ms: *delay_ms, reason: cut(reason) }, Ended::Retry)),
+            Outcome::DeadLetter { reason } => {
+                Some(Action::End(How::DeadLetter { reason: cut(reason) }, Ended::DeadLetter))
+            }
             Outcome::Extend { ack_timeout_ms } => {
                 let ms = ack_timeout_ms.or_else(|| self.sessions.get(&id).map(|s| s.ack_timeout_ms))?;
                 (1..=self.policy.max_ack_timeout_ms).contains(&ms).then(|| Action::Extend(now.plus(ms)))
             }
-            // Dead letters are not built yet: the lease stays as it is.
-            Outcome::DeadLetter { .. } | Outcome::Unreadable => None,
+            Outcome::Unreadable => None,
         }
     }
 
@@ -198,7 +201,7 @@ impl Engine {
         pid: Pid,
         frame: &mut Frame,
         range: OffsetRange,
-        action: Action,
+        action: Action<'_>,
         mut reject: impl FnMut(OffsetRange),
     ) {
         let OffsetRange { first, last } = range;

@@ -3,6 +3,7 @@
 mod commits;
 mod dealing;
 mod lanes;
+mod letters;
 mod revoking;
 mod sessions;
 mod settling;

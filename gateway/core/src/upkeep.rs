@@ -10,7 +10,7 @@ use crate::timers::Wait;
 use crate::types::{Leases, Millis, OffsetRange, RevokeReason, SessionId};
 
 /// Whether something that was at its limit is below 80 % of it.
-fn is_below(value: u64, max: u64) -> bool {
+pub(crate) fn is_below(value: u64, max: u64) -> bool {
     value == 0 || value.saturating_mul(5) < max.saturating_mul(4)
 }
 
@@ -40,6 +40,7 @@ impl Engine {
         if partition.fenced && partition.ledger.leased() > 0 {
             self.fence(now, pid, RevokeReason::Reassigned);
         }
+        self.write_letters(now, pid);
         let Some(partition) = self.partitions.get_mut(pid) else { return };
         self.sums.count(partition);
         self.offer_partition(pid);
@@ -47,7 +48,7 @@ impl Engine {
         let due = self.commit_when_due(now, pid);
         let Some(partition) = self.partitions.get(pid) else { return };
         if partition.revoking.is_some()
-            && partition.ledger.leased() == 0
+            && partition.is_quiet()
             && partition.commit.in_flight.is_none()
             && !Self::is_worth_waiting(now, partition)
         {
@@ -146,9 +147,10 @@ impl Engine {
         }
         let name = &partition.name;
         self.outputs.retain(|output| match output {
-            Output::Commit { partition, .. } | Output::Hold { partition } | Output::Unhold { partition, .. } => {
-                partition != name
-            }
+            Output::Commit { partition, .. }
+            | Output::DeadLetter { partition, .. }
+            | Output::Hold { partition }
+            | Output::Unhold { partition, .. } => partition != name,
             _ => true,
         });
         self.mind_budget();
@@ -184,6 +186,7 @@ impl Engine {
                         partition.ledger.make_ready(at);
                     }
                 }
+                Wait::Letter => partition.letters.queue(waiting.offset),
                 Wait::Release => {
                     if partition.released.get(&waiting.offset).is_some_and(|(_, until)| *until <= now) {
                         partition.released.remove(&waiting.offset);

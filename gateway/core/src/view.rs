@@ -76,8 +76,12 @@ pub struct Stats {
     pub expired: u64,
     /// Settled by Release, or returned uncounted by a session's end.
     pub released: u64,
-    /// Dead-lettered.
+    /// Dead-lettered: Kafka acknowledged that write.
     pub dead_lettered: u64,
+    /// Writes of dead letters that Kafka did not take.
+    pub dead_letters_failed: u64,
+    /// Records given up as too large.
+    pub too_large: u64,
     /// Dropped or filtered by policy.
     pub filtered: u64,
     /// Attempts that reached `max_attempts`.
@@ -127,6 +131,8 @@ pub struct PartitionView {
     pub waiting_retry: u64,
     /// Records that wait for an earlier one of their lane.
     pub lane_waiting: u64,
+    /// Records on their way to the dead letters.
+    pub dead_letters_pending: u64,
     /// Records done above the frontier.
     pub done_above_frontier: u64,
     /// The first record not done, if one was received.

@@ -3,7 +3,9 @@
 use crate::engine::Engine;
 use crate::ledger::State;
 use crate::partition::{Partition, Pid};
+use crate::policy::Policy;
 use crate::types::{Millis, NextOffset, SessionId};
+use crate::upkeep::is_below;
 use crate::view::{BlockedOn, PartitionView, SessionView, Stats};
 
 impl Engine {
@@ -86,7 +88,8 @@ impl Engine {
             bytes: ledger.bytes(),
             ready: ledger.ready(),
             leased: ledger.leased(),
-            waiting_retry: ledger.waiting(),
+            waiting_retry: ledger.waiting() - (partition.letters.len() + partition.oversize.len()) as u64,
+            dead_letters_pending: partition.letters.len() as u64,
             lane_waiting: ledger.lane_waiting(),
             done_above_frontier: ledger.done_above(),
             oldest_undone_offset: oldest.map(|slot| slot.record.offset),
@@ -107,22 +110,17 @@ impl Engine {
         if self.paused {
             return Some(BlockedOn::Paused);
         }
-        let attempts = ledger.slot(head).map_or(0, |slot| slot.attempts);
+        let (offset, attempts) = ledger.slot(head).map_or((0, 0), |slot| (slot.record.offset, slot.attempts));
         let waits = match ledger.state(head) {
+            State::Waiting if partition.letters.contains(offset) => Some(BlockedOn::DeadLetter),
             State::Waiting if attempts >= self.policy.max_attempts.max(1) => Some(BlockedOn::Exhausted),
-            State::Waiting if !partition.oversize.is_empty() => Some(BlockedOn::NoWindow),
+            State::Waiting if partition.oversize.contains_key(&offset) => Some(BlockedOn::NoWindow),
             State::Waiting => Some(BlockedOn::RetryWait),
             State::Leased => Some(BlockedOn::Leased),
             State::Ready => self.why_not_dealt(),
             State::Done => None,
         };
-        if !partition.held_back {
-            waits
-        } else if ledger.span() >= self.policy.span_max {
-            Some(BlockedOn::SpanLimit)
-        } else {
-            Some(BlockedOn::MemoryBudget)
-        }
+        if !partition.held_back { waits } else { Some(held_back_by(&self.policy, ledger.span(), ledger.bytes())) }
     }
 
     fn why_not_dealt(&self) -> Option<BlockedOn> {
@@ -141,6 +139,13 @@ impl Engine {
     }
 }
 
+/// Which limit a partition that is held back waits for.
+fn held_back_by(policy: &Policy, span: u64, bytes: u64) -> BlockedOn {
+    let (span_max, bytes_max) = (policy.span_max, policy.partition_bytes_max);
+    let by_bytes = span < span_max && (bytes >= bytes_max || is_below(span, span_max));
+    if by_bytes { BlockedOn::MemoryBudget } else { BlockedOn::SpanLimit }
+}
+
 impl Stats {
     /// Adds another's counters.
     pub(crate) fn add(&mut self, other: &Self) {
@@ -151,6 +156,8 @@ impl Stats {
         self.expired += other.expired;
         self.released += other.released;
         self.dead_lettered += other.dead_lettered;
+        self.dead_letters_failed += other.dead_letters_failed;
+        self.too_large += other.too_large;
         self.filtered += other.filtered;
         self.failed += other.failed;
         self.committed += other.committed;

@@ -38,7 +38,7 @@ fn frames_keep_to_records_bytes_and_the_clients_limit() {
         assert!(bytes < 40_000 && batches[0].records.len() <= 100);
     }
     assert_eq!(w.engine.leases_open(), 199, "what fits no connected session waits");
-    assert_eq!(w.engine.partitions(w.now)[0].waiting_retry, 1);
+    assert_eq!(w.engine.partitions(w.now)[0].waiting_retry, 0, "it does not wait for time");
     w.ack(small, 100, 0, 300);
     assert_eq!(w.engine.partitions(w.now)[0].blocked_on, Some(BlockedOn::NoWindow));
     w.open(None, 1);

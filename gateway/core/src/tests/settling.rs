@@ -54,8 +54,6 @@ fn what_changes_nothing_is_answered_and_changes_nothing() {
     assert_eq!(reasons(&w.ack(s, 1, 4, 4)), [(RejectReason::NotHeld, vec![range(4, 4)])]);
     let far = Outcome::Retry { delay_ms: Some(3_600_001), reason: String::new() };
     assert_eq!(reasons(&w.settle(s, 1, &[range(0, 0)], far)), [(RejectReason::Invalid, vec![range(0, 0)])]);
-    let dead = Outcome::DeadLetter { reason: String::new() };
-    assert_eq!(reasons(&w.settle(s, 1, &[range(0, 0)], dead)), [(RejectReason::Invalid, vec![range(0, 0)])]);
     let stale = Settlement { leases: Leases { epoch: Epoch(8), ..leases(0, &[range(0, 0)]) }, outcome: Outcome::Ack };
     let stale = Settlements { seen: 1, settlements: vec![stale], ..Settlements::default() };
     assert_eq!(w.engine.settle_unary(w.now, Some(s), stale).now().unwrap()[0].reason, RejectReason::StaleEpoch);

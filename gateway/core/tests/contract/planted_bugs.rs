@@ -13,9 +13,13 @@ fn policy() -> Policy {
 
 /// What the checker says of a story with the bug; the story without it must pass.
 fn caught(plant: Plant, story: impl Fn(&mut World)) -> Vec<String> {
-    let mut sound = World::new(policy(), 1, Plant::Nothing);
+    caught_under(&policy(), plant, story)
+}
+
+fn caught_under(policy: &Policy, plant: Plant, story: impl Fn(&mut World)) -> Vec<String> {
+    let mut sound = World::new(policy.clone(), 1, Plant::Nothing);
     story(&mut sound);
-    let mut sick = World::new(policy(), 1, plant);
+    let mut sick = World::new(policy.clone(), 1, plant);
     story(&mut sick);
     let said = sick.driver.model.violations;
     assert!(!said.is_empty(), "{plant:?} was not caught");
@@ -180,6 +184,27 @@ fn a_record_that_two_frames_carry_is_caught() {
         world.begin(3);
     });
     says(&said, "is leased by");
+}
+
+#[test]
+fn a_dead_letter_that_is_done_before_kafka_has_it_is_caught() {
+    let policy = Policy { dead_letter_topic: true, ..policy() };
+    let said = caught_under(&policy, Plant::DoneBeforeTheLetterIsWritten, |world| {
+        let session = world.begin(3);
+        world.say(session, 1, 0, 1, Outcome::DeadLetter { reason: String::new() });
+        world.commit_round();
+    });
+    says(&said, "which is not done");
+}
+
+#[test]
+fn an_attempt_counted_for_a_release_is_caught() {
+    let said = caught(Plant::CountReleases, |world| {
+        let session = world.begin(1);
+        world.say(session, 1, 0, 0, Outcome::Release);
+        world.advance(200);
+    });
+    says(&said, "attempts 1, should be 0 to 0");
 }
 
 #[test]

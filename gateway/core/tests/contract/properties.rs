@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use sluice_core::{
-    Backoff, CommitError, End, Epoch, Leases, Millis, OffsetRange, OnExhausted, Open, Ordering, Outcome, Policy,
-    RevokeReason, SessionId, Settlement, Settlements, TopicPartition, Window,
+    Backoff, CommitError, End, Epoch, Leases, LetterError, Millis, OffsetRange, OnExhausted, Open, Ordering, Outcome,
+    Policy, RevokeReason, SessionId, Settlement, Settlements, TopicPartition, Window,
 };
 
 use crate::support::client;
@@ -30,6 +30,7 @@ enum Op {
     Advance { ms: u16 },
     Pass { ms: u16 },
     Answer { part: u8, how: u8 },
+    AnswerLetter { which: u8, how: u8 },
     Rewound { part: u8 },
     Revoking { part: u8, grace: u16 },
     Lost { part: u8 },
@@ -142,6 +143,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => prop_oneof![3 => 0u16..120, 1 => 120u16..1500].prop_map(|ms| Op::Advance { ms }),
         2 => (0u16..400).prop_map(|ms| Op::Pass { ms }),
         8 => (part(), any::<u8>()).prop_map(|(part, how)| Op::Answer { part, how }),
+        6 => (any::<u8>(), any::<u8>()).prop_map(|(which, how)| Op::AnswerLetter { which, how }),
         1 => part().prop_map(|part| Op::Rewound { part }),
         2 => (part(), 0u16..500).prop_map(|(part, grace)| Op::Revoking { part, grace }),
         1 => part().prop_map(|part| Op::Lost { part }),
@@ -160,18 +162,32 @@ fn policy() -> impl Strategy<Value = Policy> {
         prop_oneof![Just(100usize), 2usize..5],
         prop_oneof![2 => Just(1usize << 17), 1 => Just(100)],
     );
-    let failures = (2u32..6, any::<bool>(), prop_oneof![2 => Just(0.0f64), 1 => Just(0.2)], any::<bool>());
+    let failures = (
+        2u32..6,
+        0u8..3,
+        prop_oneof![2 => Just(0.0f64), 1 => Just(0.2)],
+        any::<bool>(),
+        prop_oneof![Just(100usize), 1usize..4],
+        any::<bool>(),
+    );
     let ordering = prop_oneof![2 => Just(Ordering::None), 2 => Just(Ordering::Key), 1 => Just(Ordering::Partition)];
     (sizes, failures, ordering).prop_map(|(sizes, failures, ordering)| {
         let (units, span, bytes, frame, frame_bytes) = sizes;
-        let (attempts, drop, jitter, count) = failures;
+        let (attempts, way, jitter, count, letters, topic) = failures;
         Policy {
             ordering,
             ack_timeout_ms: 1_000,
             resume_timeout_ms: 300,
             max_attempts: attempts,
             backoff: Backoff { initial_ms: 100, multiplier: 2.0, max_ms: 1_000, jitter },
-            on_exhausted: if drop { OnExhausted::Drop } else { OnExhausted::Block },
+            on_exhausted: match way {
+                0 => OnExhausted::Block,
+                1 => OnExhausted::Drop,
+                _ => OnExhausted::DeadLetter,
+            },
+            dead_letter_topic: topic || way == 2,
+            dead_letter_backoff: Backoff { initial_ms: 50, multiplier: 2.0, max_ms: 400, jitter },
+            dead_letters_in_flight_max: letters,
             commit_count: if count { 3 } else { 10_000 },
             metadata_units_max: units,
             span_max: span,
@@ -188,7 +204,8 @@ const NAMES: [Option<&str>; 4] = [Some("a"), Some("b"), None, None];
 
 fn outcome(n: u8) -> Outcome {
     let reason = String::new();
-    match n % 16 {
+    match n % 18 {
+        16 | 17 => Outcome::DeadLetter { reason: format!("cause {}", n % 4) },
         0..=6 => Outcome::Ack,
         7 | 8 => Outcome::Retry { delay_ms: Some(0), reason },
         9 => Outcome::Retry { delay_ms: Some(50), reason },
@@ -251,6 +268,14 @@ impl World {
                 if error == Some(CommitError::NotMember) {
                     self.lose(&self.part(part), RevokeReason::Reassigned);
                 }
+            }
+            Op::AnswerLetter { which, how } => {
+                let result = match how % 6 {
+                    0..=3 => Ok(()),
+                    4 => Err(LetterError::Failed),
+                    _ => Err(LetterError::TooLarge),
+                };
+                self.answer_letter(usize::from(which), result, how >= 200);
             }
             Op::Rewound { part } => {
                 let tp = self.part(part);
@@ -391,7 +416,9 @@ impl World {
             What::Coalesced { from, count } => (some(*from, *count), 10),
             _ => (Vec::new(), 0),
         };
-        if matches!(outcome, Outcome::Ack | Outcome::Retry { .. } | Outcome::Release) && !n.is_multiple_of(5) {
+        if matches!(outcome, Outcome::Ack | Outcome::Retry { .. } | Outcome::Release | Outcome::DeadLetter { .. })
+            && !n.is_multiple_of(5)
+        {
             client.leases.retain(|l| !own.contains(l));
         }
         let range = |part: u8, first: i64, last: i64, stale: bool| {

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use sluice_core::{
-    Backoff, CommitError, End, Leases, Millis, OffsetRange, Outcome, Output, Policy, RevokeReason, SessionId,
-    Settlement, Settlements, TopicPartition, Window,
+    Backoff, CommitError, End, Leases, LetterError, Millis, OffsetRange, OnExhausted, Outcome, Output, Policy,
+    RevokeReason, SessionId, Settlement, Settlements, TopicPartition, Window,
 };
 
 use crate::support::client;
@@ -69,14 +69,25 @@ fn policy(words: &Words<'_>) -> Policy {
     let mut policy = Policy {
         ack_timeout_ms: 1_000,
         resume_timeout_ms: 300,
+        dead_letter_backoff: Backoff { initial_ms: 200, multiplier: 2.0, max_ms: 1_000, jitter: 0.0 },
         backoff: Backoff { initial_ms: 100, multiplier: 2.0, max_ms: 1_000, jitter: 0.0 },
         ..Policy::default()
     };
     for key in words.named.keys() {
+        if *key == "exhausted" {
+            policy.on_exhausted = match words.named[key] {
+                "drop" => OnExhausted::Drop,
+                "dead_letter" => OnExhausted::DeadLetter,
+                _ => OnExhausted::Block,
+            };
+            continue;
+        }
         let value = words.number(key).expect("it is there");
         let size = usize::try_from(value).expect("a small number");
         match *key {
             "partitions" => {}
+            "topic" => policy.dead_letter_topic = value > 0,
+            "letters" => policy.dead_letters_in_flight_max = size,
             "metadata" => policy.metadata_units_max = size,
             "span" => policy.span_max = value,
             "bytes" => policy.partition_bytes_max = value,
@@ -141,6 +152,16 @@ impl Script {
             "committed" => self.world.answer_commit(&tp, true, None),
             "refused" => self.world.answer_commit(&tp, false, Some(CommitError::Retriable)),
             "too_large" => self.world.answer_commit(&tp, false, Some(CommitError::MetadataTooLarge)),
+            "written" | "not_written" | "written_too_large" => {
+                let offset: i64 = words.at(1).parse().expect("an offset");
+                let of = self.world.letters.iter().position(|(of, _, n)| (of, *n) == (&tp, offset));
+                let result = match words.at(0) {
+                    "written" => Ok(()),
+                    "not_written" => Err(LetterError::Failed),
+                    _ => Err(LetterError::TooLarge),
+                };
+                self.world.answer_letter(of.expect("it is on its way"), result, words.has("again"));
+            }
             "revoking" => {
                 let grace = words.number("grace").unwrap_or(500);
                 self.world.driver.revoking(&[tp], Millis(self.world.driver.now().0 + grace));
@@ -239,6 +260,8 @@ impl Script {
                 State::Done => "d".into(),
                 State::Unsure => "?".into(),
                 State::Leased { session, .. } => format!("L{}", self.name(session)),
+                State::Letter { in_flight: true, .. } => "X".into(),
+                State::Letter { .. } => "x".into(),
                 State::Idle { not_before, .. } if not_before > driver.now().0 => "w".into(),
                 State::Idle { .. } => ".".into(),
             };
@@ -286,6 +309,7 @@ impl Script {
             Output::SettledUnary { ticket, rejections } => format!("unary {}: {rejections:?}", ticket.0),
             Output::DeadLetter { partition, letter, .. } => {
                 format!("dead letter p{} {} {:?}", partition.partition, letter.record.offset, letter.cause)
+                    + if letter.plain { ", plain" } else { "" }
             }
             Output::Gone { session } => format!("{}: gone", self.name(*session)),
         }

@@ -93,6 +93,7 @@ impl Model {
         let facts = [
             (part.revoking.is_none(), "it was not asked to"),
             (part.leased() > 0, "a lease is open"),
+            (part.letters() > 0, "a dead letter is on its way"),
             (part.in_flight.is_some(), "its commit has no answer"),
             (!hopeless && committed < part.sure_frontier(), "what is done was not committed"),
         ];

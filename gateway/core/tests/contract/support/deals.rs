@@ -101,6 +101,7 @@ impl Model {
         slot.not_to = None;
         match before {
             State::Done => return Err("is done".into()),
+            State::Letter { .. } => return Err("is on its way to the dead letters".into()),
             State::Leased { session, .. } => return Err(format!("is leased by {session:?}")),
             State::Idle { .. } | State::Unsure => {}
         }

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use sluice_core::{
-    Assignment, CommitError, End, Engine, Epoch, Millis, NextOffset, Open, Opened, Output, Policy, Record, Rejection,
-    Restored, RevokeReason, SessionId, Settlements, TopicPartition, Window,
+    Assignment, CommitError, End, Engine, Epoch, LetterError, Millis, NextOffset, Open, Opened, Output, Policy, Record,
+    Rejection, Restored, RevokeReason, SessionId, Settlements, TopicPartition, Window,
 };
 
 use crate::support::model::{Model, Snapshot, State};
@@ -114,6 +114,19 @@ impl Driver {
         self.pull();
     }
 
+    pub(crate) fn dead_letter_result(
+        &mut self,
+        tp: &TopicPartition,
+        epoch: Epoch,
+        offset: i64,
+        result: Result<(), LetterError>,
+    ) {
+        self.tell(|| format!("dead_letter_result {tp} {epoch:?} {offset} {result:?}"));
+        self.model.letter_result(tp, epoch, offset, result);
+        self.engine.dead_letter_result(self.now(), tp, epoch, offset, result);
+        self.pull();
+    }
+
     pub(crate) fn commit_rewound(&mut self, tp: &TopicPartition) {
         self.tell(|| format!("commit_rewound {tp}"));
         self.model.rewound(tp);
@@ -212,6 +225,7 @@ impl Driver {
                 self.check();
                 return;
             };
+            self.plant.meddle(&mut self.engine, &output, self.model.now);
             for output in self.plant.output(output, &self.model) {
                 self.tell(|| format!("    → {}", brief(&output)));
                 self.hear(&output, cut);
@@ -240,7 +254,7 @@ impl Driver {
             Output::Hold { partition } => model.hold(partition, None),
             Output::Unhold { partition, next } => model.hold(partition, Some(*next)),
             Output::SettledUnary { .. } => model.broken("a unary settle is answered later, and none was durable"),
-            Output::DeadLetter { .. } => model.broken("a dead letter that nothing asked for"),
+            Output::DeadLetter { partition, epoch, letter } => model.letter_written(partition, *epoch, letter),
             Output::Rest(_) => {}
             Output::Gone { session } => {
                 if !model.gone.remove(session) {
@@ -254,6 +268,7 @@ impl Driver {
         self.model.check_notices_given();
         self.model.check_answers_given();
         self.model.check_nothing_starves();
+        self.model.check_letters_written();
         for session in std::mem::take(&mut self.model.gone) {
             self.model.broken(format!("{session:?} is gone, and nobody was told"));
         }
@@ -282,7 +297,12 @@ impl Driver {
         });
         let resumes = self.model.sessions.values().filter_map(|s| s.broken);
         let fences = self.model.parts.values().filter(|p| !p.fenced && p.leased() > 0).filter_map(|p| p.revoking);
-        let due = leases.chain(resumes).chain(fences).min();
+        let slots = self.model.parts.values().flat_map(|p| p.slots.values());
+        let letters = slots.filter_map(|s| match s.state {
+            State::Letter { in_flight: false, write_by, .. } if write_by > self.model.now => Some(write_by),
+            _ => None,
+        });
+        let due = leases.chain(resumes).chain(fences).chain(letters).min();
         if let Some(due) = due.filter(|due| wake.is_none_or(|w| w.0 > *due)) {
             self.model.broken(format!("something is due at {due}, wake_at is {wake:?}"));
         }
@@ -313,12 +333,25 @@ impl Driver {
                 ("next", view.next.0, part.next),
                 ("leased", to_i64(view.leased), to_i64(part.leased() as u64)),
                 ("ready + waiting", to_i64(view.ready + view.waiting_retry + view.lane_waiting), to_i64(idle)),
-                ("lane waiting", to_i64(view.lane_waiting), to_i64(part.turns(ordering).behind.len() as u64)),
+                ("dead letters", to_i64(view.dead_letters_pending), to_i64(part.letters() as u64)),
                 ("done above", to_i64(view.done_above_frontier), to_i64(count(|s| *s == State::Done))),
                 ("span", to_i64(view.span), to_i64(count(|_| true))),
             ];
             for (what, shown, should) in pairs.iter().filter(|(_, a, b)| a != b) {
                 let _ = writeln!(wrong, "{}: {what} is shown as {shown}, should be {should}", view.partition);
+            }
+            // One that was given up before its turn waits for its time first: when that is, jitter decides.
+            let behind = part.turns(ordering).behind;
+            let of = |wanted: &dyn Fn(u64, u64) -> bool| {
+                let slots = behind.keys().map(|offset| &part.slots[offset].state);
+                slots
+                    .filter(|s| matches!(s, State::Idle { not_before, ready_by } if wanted(*not_before, *ready_by)))
+                    .count()
+            };
+            let (least, most) = (of(&|_, by| by <= model.ticked), of(&|from, _| from <= model.now));
+            if !(least as u64..=most as u64).contains(&view.lane_waiting) {
+                let shown = view.lane_waiting;
+                let _ = writeln!(wrong, "{}: {shown} wait in lanes, should be {least} to {most}", view.partition);
             }
             let committed = part.acked.as_ref().map(|s| s.offset);
             if committed.is_some() && view.committed.map(|c| c.0) != committed {

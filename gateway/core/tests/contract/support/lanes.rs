@@ -41,7 +41,9 @@ impl Part {
             match slot.state {
                 State::Done => {}
                 State::Unsure => drop(unsure.insert(lane)),
-                State::Idle { .. } | State::Leased { .. } => drop(heads.entry(lane).or_insert(*offset)),
+                State::Idle { .. } | State::Leased { .. } | State::Letter { .. } => {
+                    heads.entry(lane).or_insert(*offset);
+                }
             }
         }
         turns

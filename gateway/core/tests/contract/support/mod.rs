@@ -7,6 +7,7 @@ pub(crate) mod deals;
 pub(crate) mod driver;
 pub(crate) mod kafka;
 pub(crate) mod lanes;
+pub(crate) mod letters;
 pub(crate) mod model;
 pub(crate) mod plant;
 pub(crate) mod rng;

@@ -23,8 +23,14 @@ pub(crate) enum State {
         frame: u64,
         deadline: u64,
     },
+    /// On its way to the dead letters: given to the driver, or it must be by `write_by` if there is a place.
+    Letter {
+        in_flight: bool,
+        not_before: u64,
+        write_by: u64,
+    },
     Done,
-    /// Restored from a commit that may have been cut: the engine may or may not know that it is done.
+    /// Restored from a commit that may have been cut: the engine may or may not know that it is done or given up.
     Unsure,
 }
 
@@ -37,6 +43,8 @@ pub(crate) struct Slot {
     pub(crate) attempts: (u32, u32),
     /// Released by this session: not to it again before then.
     pub(crate) not_to: Option<(SessionId, u64)>,
+    /// What is known of its way to the dead letters.
+    pub(crate) letter: Option<crate::support::letters::Known>,
 }
 
 /// What is known of the records above an offset, as a commit stores it.
@@ -84,6 +92,7 @@ pub(crate) struct Part {
 pub(crate) enum Last {
     Acked,
     Retried,
+    DeadLettered,
     Released,
     /// Taken from it: expired, lost, not listed in `holding`.
     Taken,
@@ -153,6 +162,10 @@ impl Part {
         self.slots.range(..undone).next_back().map_or(i64::MIN, |(o, _)| o + 1)
     }
 
+    pub(crate) fn letters(&self) -> usize {
+        self.slots.values().filter(|s| matches!(s.state, State::Letter { .. })).count()
+    }
+
     pub(crate) fn leased(&self) -> usize {
         self.slots.values().filter(|s| matches!(s.state, State::Leased { .. })).count()
     }
@@ -208,6 +221,7 @@ impl Model {
     pub(crate) fn records(&mut self, tp: &TopicPartition, epoch: Epoch, records: &[Record]) {
         let now = self.now;
         let Some(part) = self.parts.get_mut(tp).filter(|p| p.epoch == epoch) else { return };
+        let mut arrived = Vec::new();
         for record in records.iter().filter(|r| r.offset >= part.next).collect::<Vec<_>>() {
             part.next = record.offset + 1;
             let restored = &part.restored;
@@ -221,7 +235,12 @@ impl Model {
             if !restored.whole {
                 attempts.0 = 0;
             }
-            part.slots.insert(record.offset, Slot { record: record.clone(), state, attempts, not_to: None });
+            part.slots
+                .insert(record.offset, Slot { record: record.clone(), state, attempts, not_to: None, letter: None });
+            arrived.push(record.offset);
+        }
+        for offset in arrived {
+            self.given_up_before(tp, offset);
         }
         self.moved(tp);
     }
@@ -271,6 +290,9 @@ impl Model {
             if let State::Leased { session, .. } = slot.state {
                 slot.state = State::Idle { not_before: 0, ready_by: now };
                 taken.push((session, part.epoch.0, *offset));
+            }
+            if let State::Letter { .. } = slot.state {
+                slot.state = State::Idle { not_before: 0, ready_by: u64::MAX };
             }
         }
         for (session, epoch, offset) in taken {

@@ -1,6 +1,6 @@
 //! Bugs that the driver can plant between the engine and the model, so that the checker is tested too.
 
-use sluice_core::{Millis, NextOffset, Open, Output, Settlements, TopicPartition, Window};
+use sluice_core::{Engine, Millis, NextOffset, Open, Outcome, Output, Settlements, TopicPartition, Window};
 
 use crate::support::model::{Model, State};
 
@@ -30,11 +30,23 @@ pub(crate) enum Plant {
     RevokeInSilence,
     /// Two sessions get the same record.
     DeliverTwice,
+    /// A dead letter counts as written once it was handed to the producer.
+    DoneBeforeTheLetterIsWritten,
+    /// A release counts as a failure.
+    CountReleases,
 }
 
 impl Plant {
     pub(crate) fn settlements(self, mut frame: Settlements, model: &Model) -> Option<Settlements> {
         match self {
+            Self::CountReleases => {
+                for outcome in frame.settlements.iter_mut().map(|s| &mut s.outcome) {
+                    if *outcome == Outcome::Release {
+                        *outcome =
+                            Outcome::Retry { delay_ms: Some(model.policy.release_delay_ms), reason: String::new() };
+                    }
+                }
+            }
             Self::IgnoreSeen => frame.seen = u64::MAX,
             Self::AcceptAStaleEpoch => {
                 for leases in frame.settlements.iter_mut().map(|s| &mut s.leases) {
@@ -66,6 +78,13 @@ impl Plant {
 
     pub(crate) fn tick(self, now: Millis) -> Millis {
         if self == Self::ForgetExpiry { Millis(0) } else { now }
+    }
+
+    /// What the engine is told behind the model's back.
+    pub(crate) fn meddle(self, engine: &mut Engine, output: &Output, now: u64) {
+        if let (Self::DoneBeforeTheLetterIsWritten, Output::DeadLetter { partition, epoch, letter }) = (self, output) {
+            engine.dead_letter_result(Millis(now), partition, *epoch, letter.record.offset, Ok(()));
+        }
     }
 
     /// What becomes of an output on its way to the checker: none, one, or two.

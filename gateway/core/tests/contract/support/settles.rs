@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sluice_core::{
-    Epoch, OffsetRange, OnExhausted, Outcome, RejectReason, Rejection, SessionId, Settlement, Settlements,
+    Epoch, LetterCause, OffsetRange, OnExhausted, Outcome, RejectReason, Rejection, SessionId, Settlement, Settlements,
     TopicPartition,
 };
 
@@ -84,10 +84,10 @@ impl Model {
         let Settlement { leases, outcome } = one;
         let (tp, epoch) = (&leases.partition, leases.epoch);
         let unreadable = match outcome {
-            Outcome::Unreadable | Outcome::DeadLetter { .. } => true,
+            Outcome::Unreadable => true,
             Outcome::Retry { delay_ms, .. } => delay_ms.is_some_and(|d| d > self.policy.max_retry_delay_ms),
             Outcome::Extend { ack_timeout_ms } => ack_timeout_ms.is_some_and(|d| d > self.policy.max_ack_timeout_ms),
-            Outcome::Ack | Outcome::Release => false,
+            Outcome::Ack | Outcome::Release | Outcome::DeadLetter { .. } => false,
         };
         let unreadable = unreadable || (frame.durable && !DURABLE_IS_BUILT);
         let live = self.parts.get(tp).is_some_and(|p| p.epoch == epoch && !p.fenced);
@@ -141,6 +141,7 @@ impl Model {
             let same = match outcome {
                 Outcome::Ack => Some(Last::Acked),
                 Outcome::Retry { .. } => Some(Last::Retried),
+                Outcome::DeadLetter { .. } => Some(Last::DeadLettered),
                 Outcome::Release => Some(Last::Released),
                 _ => None,
             };
@@ -195,14 +196,23 @@ impl Model {
                 return;
             }
             Outcome::Retry { .. } => Last::Retried,
-            Outcome::DeadLetter { .. } | Outcome::Unreadable => return,
+            Outcome::DeadLetter { .. } => Last::DeadLettered,
+            Outcome::Unreadable => return,
         };
         let epoch = part.epoch.0;
         sess.unresponsive = false;
         sess.history.entry((tp.clone(), epoch, offset)).or_default().insert(last);
         self.notices.remove(&Notice { session, partition: tp.clone(), epoch, offset });
-        if let Outcome::Retry { delay_ms, .. } = outcome {
-            self.failed(tp, offset, *delay_ms, false);
+        match outcome {
+            Outcome::Retry { delay_ms, reason } => {
+                self.say(tp, offset, reason);
+                self.failed(tp, offset, *delay_ms, false);
+            }
+            Outcome::DeadLetter { reason } => {
+                self.say(tp, offset, reason);
+                self.given_up(tp, offset, LetterCause::Client);
+            }
+            _ => {}
         }
     }
 
@@ -213,9 +223,15 @@ impl Model {
         let slot = part.slots.get_mut(&offset).expect("a received record");
         slot.attempts = (slot.attempts.0 + u32::from(!unsure), slot.attempts.1 + 1);
         let exhausted = slot.attempts.1 >= policy.max_attempts;
-        if exhausted && policy.on_exhausted == OnExhausted::Drop {
-            slot.state = if slot.attempts.0 >= policy.max_attempts { State::Done } else { State::Unsure };
-            self.ever_done.insert((tp.clone(), offset));
+        if slot.attempts.0 >= policy.max_attempts {
+            self.given_up(tp, offset, LetterCause::Exhausted);
+            return;
+        }
+        if exhausted && policy.on_exhausted != OnExhausted::Block {
+            slot.state = State::Unsure;
+            if policy.on_exhausted == OnExhausted::Drop {
+                self.ever_done.insert((tp.clone(), offset));
+            }
             self.moved(tp);
             return;
         }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_core::{
-    Assignment, CommitError, End, Epoch, Millis, NextOffset, Open, Ordering, Outcome, Output, Policy, Restored,
-    RevokeReason, SessionId, Settlements, TopicPartition,
+    Assignment, CommitError, End, Epoch, LetterError, Millis, NextOffset, Open, Ordering, Outcome, Output, Policy,
+    Restored, RevokeReason, SessionId, Settlements, TopicPartition,
 };
 
 use crate::support::client;
@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) topics: Vec<TopicPartition>,
     pub(crate) owned: BTreeMap<TopicPartition, Owned>,
     pub(crate) in_flight: BTreeMap<TopicPartition, (Epoch, Snapshot)>,
+    /// Dead letters given to the producer that were not answered.
+    pub(crate) letters: Vec<(TopicPartition, Epoch, i64)>,
     pub(crate) clients: BTreeMap<SessionId, Client>,
     /// Done in this life or an earlier one.
     pub(crate) done: BTreeSet<(TopicPartition, i64)>,
@@ -69,6 +71,7 @@ impl World {
             topics: (0..partitions).map(|p| TopicPartition::new("orders", p)).collect(),
             owned: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            letters: Vec::new(),
             clients: BTreeMap::new(),
             done: BTreeSet::new(),
             skipped: BTreeMap::new(),
@@ -164,6 +167,20 @@ impl World {
         self.absorb();
     }
 
+    /// The producer's answer to one dead letter; `again`: it comes twice.
+    pub(crate) fn answer_letter(&mut self, n: usize, result: Result<(), LetterError>, again: bool) {
+        if self.letters.is_empty() {
+            return;
+        }
+        let n = n % self.letters.len();
+        let (tp, epoch, offset) = self.letters[n].clone();
+        if !again {
+            self.letters.swap_remove(n);
+        }
+        self.driver.dead_letter_result(&tp, epoch, offset, result);
+        self.absorb();
+    }
+
     pub(crate) fn answer_all_commits(&mut self) {
         for _ in 0..8 {
             for tp in self.topics.clone() {
@@ -226,6 +243,7 @@ impl World {
         self.driver = driver;
         self.owned.clear();
         self.in_flight.clear();
+        self.letters.clear();
         self.clients.clear();
         self.resting = false;
         self.assign_all();
@@ -314,10 +332,10 @@ impl World {
                         client.leases.retain(|l| !gone(l));
                     }
                 }
-                Output::Settled { .. }
-                | Output::SettledUnary { .. }
-                | Output::DeadLetter { .. }
-                | Output::Committed { .. } => {}
+                Output::DeadLetter { partition, epoch, letter } => {
+                    self.letters.push((partition, epoch, letter.record.offset));
+                }
+                Output::Settled { .. } | Output::SettledUnary { .. } | Output::Committed { .. } => {}
             }
         }
         self.copy_durable();
@@ -356,6 +374,9 @@ impl World {
         let last = self.open(client::open(None, 10_000));
         for _ in 0..FINALE_ROUNDS {
             self.answer_all_commits();
+            while !self.letters.is_empty() {
+                self.answer_letter(0, Ok(()), false);
+            }
             self.assign_all();
             for tp in self.topics.clone() {
                 self.fetch(&tp, 1_000, false);
