@@ -6,6 +6,7 @@ mod clients;
 mod crash;
 mod expiry;
 mod handover;
+mod lanes;
 mod outage;
 mod rust_client;
 mod services;

@@ -1,5 +1,6 @@
 //! Sessions that ack all they are dealt, on tasks of their own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -8,16 +9,32 @@ use tonic::transport::Channel;
 
 use crate::gateway::Gateway;
 use crate::history::History;
-use crate::wire::{Lease, Seen, Wire, subscribe};
+use crate::wire::{Lease, Seen, Wire, retry_after, subscribe};
+
+/// What a session does with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Acks it.
+    Ack,
+    /// Fails it; it comes again after so long.
+    Retry(Duration),
+    /// Settles nothing: its lease expires.
+    Forget,
+    /// Dies with all that it holds.
+    Die,
+}
+
+type Habit = Arc<dyn Fn(&Lease) -> Act + Send + Sync>;
 
 /// What the sessions of a crew do.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Crew {
     addresses: Vec<String>,
     subscription: String,
     window: i32,
     work: Duration,
     history: History,
+    habit: Habit,
 }
 
 /// A crew at work. Dropping it drops the sessions.
@@ -37,6 +54,7 @@ impl Crew {
             window: 100,
             work: Duration::ZERO,
             history: history.clone(),
+            habit: Arc::new(|_| Act::Ack),
         }
     }
 
@@ -58,6 +76,13 @@ impl Crew {
     #[must_use]
     pub fn work(mut self, work: Duration) -> Self {
         self.work = work;
+        self
+    }
+
+    /// With something else than an ack for some records.
+    #[must_use]
+    pub fn habit(mut self, habit: impl Fn(&Lease) -> Act + Send + Sync + 'static) -> Self {
+        self.habit = Arc::new(habit);
         self
     }
 
@@ -97,7 +122,9 @@ impl Crew {
                 if !self.work.is_zero() {
                     tokio::time::sleep(self.work).await;
                 }
-                wire.ack(&batch);
+                if !self.settle(wire, &batch) {
+                    return;
+                }
             }
             if matches!(seen, Seen::Ended(_)) {
                 return;
@@ -108,6 +135,31 @@ impl Crew {
                 return;
             }
         }
+    }
+}
+
+impl Crew {
+    /// Acts on each record; whether the session lives.
+    fn settle(&self, wire: &mut Wire, batch: &[Lease]) -> bool {
+        let mut acked = Vec::new();
+        for lease in batch {
+            match (self.habit)(lease) {
+                Act::Ack => acked.push(lease.clone()),
+                Act::Retry(delay) => wire.settle(std::slice::from_ref(lease), &retry_after(delay)),
+                Act::Forget => {}
+                Act::Die => return false,
+            }
+        }
+        if !acked.is_empty() {
+            wire.ack(&acked);
+        }
+        true
+    }
+}
+
+impl std::fmt::Debug for Crew {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Crew").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
 

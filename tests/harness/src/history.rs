@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use sluice_proto::v1::Leases;
 use sluice_proto::v1::settlement::Outcome;
 
 use crate::kafka::client::{Kafka, Produced};
+use crate::lanes::{self, Lane, Step};
 use crate::wire::{Lease, LeaseName};
 
 /// A record by its place: topic, partition, offset.
@@ -23,12 +25,15 @@ struct Inner {
     events: Vec<Event>,
     /// When each record was first acked by a session that held it, in milliseconds of the wall clock (the commits' clock).
     acked: BTreeMap<Place, u128>,
+    /// Of each record that was dealt.
+    keys: BTreeMap<Place, Option<Bytes>>,
 }
 
 #[derive(Debug)]
 enum Event {
     Delivered(u64, LeaseName),
-    Settled(u64, LeaseName),
+    /// And whether the record is done by it.
+    Settled(u64, LeaseName, bool),
     Revoked(u64, Leases),
     Ended(u64),
 }
@@ -45,7 +50,10 @@ impl History {
     }
 
     pub(crate) fn delivered(&self, session: u64, lease: &Lease) {
-        self.inner().events.push(Event::Delivered(session, lease.name()));
+        let place = (lease.topic.to_string(), lease.partition, lease.offset);
+        let mut inner = self.inner();
+        inner.keys.entry(place).or_insert_with(|| lease.key.clone());
+        inner.events.push(Event::Delivered(session, lease.name()));
     }
 
     pub(crate) fn settled(&self, session: u64, leases: &[Lease], outcome: &Outcome) {
@@ -55,7 +63,8 @@ impl History {
         let now = now_ms();
         let mut inner = self.inner();
         for lease in leases {
-            inner.events.push(Event::Settled(session, lease.name()));
+            let done = matches!(outcome, Outcome::Ack(_) | Outcome::DeadLetter(_));
+            inner.events.push(Event::Settled(session, lease.name(), done));
             if matches!(outcome, Outcome::Ack(_)) {
                 let place = (lease.topic.to_string(), lease.partition, lease.offset);
                 inner.acked.entry(place).or_insert(now);
@@ -117,7 +126,7 @@ impl History {
                 Event::Delivered(session, name) => {
                     held.insert((*session, name.clone()));
                 }
-                Event::Settled(session, name) => {
+                Event::Settled(session, name, _) => {
                     held.remove(&(*session, name.clone()));
                 }
                 Event::Revoked(session, leases) => held.retain(|(one, name)| one != session || !covers(leases, name)),
@@ -182,17 +191,7 @@ impl History {
     /// whose session ended, may be dealt again before its old holder has read about it.
     pub fn check_one_holder(&self) {
         let inner = self.inner();
-        let mut excused: BTreeMap<u64, Vec<&Leases>> = BTreeMap::new();
-        let mut ended = BTreeSet::new();
-        for event in &inner.events {
-            match event {
-                Event::Revoked(session, leases) => excused.entry(*session).or_default().push(leases),
-                Event::Ended(session) => {
-                    ended.insert(*session);
-                }
-                _ => {}
-            }
-        }
+        let Taken { excused, ended } = inner.taken();
         let mut holders: BTreeMap<LeaseName, u64> = BTreeMap::new();
         for event in &inner.events {
             match event {
@@ -202,12 +201,52 @@ impl History {
                     let taken = excused.get(&other).is_some_and(|all| all.iter().any(|one| covers(one, name)));
                     assert!(taken || ended.contains(&other), "S6: {name:?} was dealt while another session held it");
                 }
-                Event::Settled(session, name) if holders.get(name) == Some(session) => {
+                Event::Settled(session, name, _) if holders.get(name) == Some(session) => {
                     holders.remove(name);
                 }
                 _ => {}
             }
         }
+    }
+
+    /// S7: records of a lane come one after another (see `lanes::check`), and never two holders in an epoch.
+    pub fn check_lanes(&self, lane: Lane) {
+        self.check_one_holder();
+        let inner = self.inner();
+        let Taken { excused, ended } = inner.taken();
+        let stale = |session: &u64, name: &LeaseName| {
+            ended.contains(session) || excused.get(session).is_some_and(|all| all.iter().any(|one| covers(one, name)))
+        };
+        let steps: Vec<Step> = inner
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Delivered(session, name) => Some(step(name, false, stale(session, name))),
+                Event::Settled(_, name, true) => Some(step(name, true, false)),
+                _ => None,
+            })
+            .collect();
+        lanes::check(lane, &inner.keys, &steps).unwrap_or_else(|what| panic!("S7: {what}"));
+    }
+}
+
+/// Leases that were taken back, by session, and sessions that ended.
+struct Taken<'a> {
+    excused: BTreeMap<u64, Vec<&'a Leases>>,
+    ended: BTreeSet<u64>,
+}
+
+impl Inner {
+    fn taken(&self) -> Taken<'_> {
+        let mut taken = Taken { excused: BTreeMap::new(), ended: BTreeSet::new() };
+        for event in &self.events {
+            match event {
+                Event::Revoked(session, leases) => taken.excused.entry(*session).or_default().push(leases),
+                Event::Ended(session) => drop(taken.ended.insert(*session)),
+                _ => {}
+            }
+        }
+        taken
     }
 }
 
@@ -216,6 +255,10 @@ fn covers(leases: &Leases, (topic, partition, epoch, offset): &LeaseName) -> boo
         && leases.partition == *partition
         && leases.epoch == *epoch
         && leases.offsets.iter().any(|range| (range.first..=range.last.unwrap_or(range.first)).contains(offset))
+}
+
+fn step((topic, partition, epoch, offset): &LeaseName, done: bool, stale: bool) -> Step {
+    Step { partition: (topic.to_string(), *partition), epoch: *epoch, offset: *offset, done, stale }
 }
 
 fn place(one: &Produced) -> Place {

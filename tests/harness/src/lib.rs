@@ -9,13 +9,14 @@ pub mod crew;
 pub mod gateway;
 pub mod history;
 pub mod kafka;
+pub mod lanes;
 pub mod process;
 pub mod scratch;
 pub mod wait;
 pub mod way;
 pub mod wire;
 
-pub use crew::Crew;
+pub use crew::{Act, Crew};
 pub use gateway::{Gateway, GatewayConfig, SubscriptionConfig};
 pub use history::History;
 pub use kafka::broker::{Broker, broker};

@@ -181,6 +181,13 @@ pub fn retry_now() -> Outcome {
     Outcome::Retry(Retry { delay: Some(prost_types::Duration::default()), reason: "a test says so".to_owned() })
 }
 
+/// `Retry`, after this long.
+#[must_use]
+pub fn retry_after(delay: Duration) -> Outcome {
+    let delay = delay.try_into().expect("a test's delay fits");
+    Outcome::Retry(Retry { delay: Some(delay), reason: "a test says so".to_owned() })
+}
+
 /// `Retry`, after the policy's backoff.
 #[must_use]
 pub fn retry() -> Outcome {
