@@ -175,7 +175,7 @@ impl Fetch {
             FetchCommand::Lose { partitions, quiet, answer } => {
                 let announced = self.remove(&partitions);
                 if !quiet && !announced.is_empty() {
-                    self.tell(KafkaEvent::Lost(announced));
+                    self.tell(KafkaEvent::Lost(announced.into_iter().map(|(partition, _)| partition).collect()));
                 }
                 let _member_gone = answer.send(());
             }
@@ -216,8 +216,8 @@ impl Fetch {
         }
     }
 
-    /// Takes partitions away; returns those that the driver had heard of.
-    fn remove(&mut self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
+    /// Takes partitions away; returns those that the driver had heard of, and in which epoch.
+    fn remove(&mut self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, Epoch)> {
         let mut announced = Vec::new();
         let mut fetching = Vec::new();
         for partition in partitions {
@@ -226,7 +226,7 @@ impl Fetch {
                 fetching.push(partition.clone());
             }
             if state.phase != Phase::Expected {
-                announced.push(partition.clone());
+                announced.push((partition.clone(), state.epoch));
             }
         }
         self.stop_fetching(&fetching);

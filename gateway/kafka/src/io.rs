@@ -127,8 +127,8 @@ pub enum KafkaEvent {
     },
     /// The group wants these back. Already off the fetch handle. Answer with `KafkaCommand::Revoked` for each.
     Revoking {
-        /// Which.
-        partitions: Vec<TopicPartition>,
+        /// Which, and the epoch of each `Assigned`.
+        partitions: Vec<(TopicPartition, Epoch)>,
         /// How long the drain may take.
         grace: Duration,
     },
@@ -194,8 +194,9 @@ pub enum KafkaCommand {
         /// Empty: none.
         metadata: String,
     },
-    /// This partition of a `Revoking` is drained and committed.
-    Revoked(TopicPartition),
+    /// This partition of a `Revoking` is drained and committed. Of another epoch than the one that `Revoking` named it is
+    /// the late answer to an earlier revoke: nothing happens.
+    Revoked(TopicPartition, Epoch),
     /// Take it off the fetch handle, its epoch stays. Of another epoch than the live one: nothing happens.
     Hold(TopicPartition, Epoch),
     /// Put it back. Of another epoch than the live one: nothing happens.

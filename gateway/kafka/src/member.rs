@@ -45,8 +45,8 @@ struct InFlight {
 /// A rebalance that is not answered yet.
 struct Revoke {
     partitions: HashSet<TopicPartition>,
-    /// Not yet drained by the driver.
-    waiting: HashSet<TopicPartition>,
+    /// Not yet drained by the driver, which has them in these epochs.
+    waiting: HashMap<TopicPartition, Epoch>,
     since: Instant,
 }
 
@@ -131,8 +131,10 @@ impl Member {
             KafkaCommand::Commit { partition, epoch, offset, metadata } => {
                 self.commit(partition, epoch, offset, &metadata);
             }
-            KafkaCommand::Revoked(partition) => {
-                if let Some(revoke) = &mut self.revoke {
+            KafkaCommand::Revoked(partition, epoch) => {
+                if let Some(revoke) = &mut self.revoke
+                    && revoke.waiting.get(&partition) == Some(&epoch)
+                {
                     revoke.waiting.remove(&partition);
                 }
                 self.answer_revoke_if_drained();
@@ -247,7 +249,7 @@ impl Member {
     }
 
     /// Takes partitions off the fetch handle and announces the revoke; returns those that the driver must drain.
-    fn take_from_fetch(&self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
+    fn take_from_fetch(&self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, Epoch)> {
         for partition in partitions {
             self.lookup.send(LookupCommand::Forget(partition.clone()));
         }
@@ -418,7 +420,7 @@ impl Member {
         self.lose(partitions, false);
         if let Some(revoke) = self.revoke.as_ref().filter(|revoke| !revoke.waiting.is_empty()) {
             // The fetch thread has forgotten these already; the driver still lets their leases be settled.
-            self.tell(KafkaEvent::Lost(revoke.waiting.iter().cloned().collect()));
+            self.tell(KafkaEvent::Lost(revoke.waiting.keys().cloned().collect()));
         }
         for commit in self.in_flight.values().filter(|commit| !commit.given_up) {
             let (partition, epoch) = (commit.partition.clone(), commit.epoch);

@@ -44,8 +44,8 @@ pub(crate) enum FetchCommand {
     Begin(Token, Assignment),
     /// The answer to [`LookupCommand::OutOfRange`], or a topic made again.
     Decided(Token, TopicPartition, Decision),
-    /// Stop, tell the driver, and answer with the partitions that the driver had heard of.
-    Revoke { partitions: Vec<TopicPartition>, grace: Duration, answer: SyncSender<Vec<TopicPartition>> },
+    /// Stop, tell the driver, and answer with the partitions that the driver had heard of, and their epochs.
+    Revoke { partitions: Vec<TopicPartition>, grace: Duration, answer: SyncSender<Vec<(TopicPartition, Epoch)>> },
     /// Stop; the driver hears `Lost` unless it asked to leave.
     Lose { partitions: Vec<TopicPartition>, quiet: bool, answer: SyncSender<()> },
     /// See `KafkaCommand::Hold`.

@@ -185,6 +185,7 @@ impl Driver {
                 self.changed(&partition);
             }
             KafkaEvent::Revoking { partitions, .. } => {
+                let partitions: Vec<_> = partitions.into_iter().map(|(partition, _)| partition).collect();
                 self.revoking.extend(partitions.iter().cloned());
                 if self.answers_revokes {
                     for partition in partitions {
@@ -256,8 +257,9 @@ impl Driver {
         if self.dirty.contains_key(partition) {
             return;
         }
-        self.owned.remove(partition);
         self.revoking.retain(|it| it != partition);
-        self.subscription.send(KafkaCommand::Revoked(partition.clone()));
+        if let Some(owned) = self.owned.remove(partition) {
+            self.subscription.send(KafkaCommand::Revoked(partition.clone(), owned.epoch));
+        }
     }
 }

@@ -120,6 +120,28 @@ fn kept_partitions_flow_while_a_revoke_is_deferred() {
 }
 
 #[test]
+fn a_late_answer_to_an_earlier_revoke_does_not_answer_this_one() {
+    let kafka = broker();
+    let (topic, group) = (kafka.topic("late-answer", 2), unique("group"));
+    let mut one = Driver::join(config(kafka.bootstrap(), &group, &[&topic]));
+    one.answers_revokes = false;
+    one.until("one has both", |driver| driver.owned.len() == 2);
+    let mut two = Driver::join(config(kafka.bootstrap(), &group, &[&topic]));
+    together(&mut one, &mut two, "one hears that one must go", |one, _| one.revoking.len() == 1);
+    let going = one.revoking[0].clone();
+    let earlier = Epoch(one.owned[&going].epoch.0 ^ 1);
+    one.subscription.send(KafkaCommand::Revoked(going.clone(), earlier));
+    // Commands are worked in order, and only what is still ours can be committed.
+    one.committed.clear();
+    one.commit(&going, 0, "still ours");
+    together(&mut one, &mut two, "it is ours still", |one, _| one.committed.get(&going) == Some(&0));
+    assert!(one.commit_errors.is_empty() && two.owned.is_empty(), "{}", one.summary());
+    one.give_back(&going);
+    together(&mut one, &mut two, "the other has it", |_, two| two.owned.contains_key(&going));
+    assert!(one.lost.is_empty());
+}
+
+#[test]
 fn two_members_share_by_the_consumer_protocol() {
     shares_without_duplicates(Protocol::Consumer);
 }

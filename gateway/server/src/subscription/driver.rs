@@ -1,6 +1,6 @@
 //! The driver: the one task that owns the engine of a subscription.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(super) struct Driver {
     /// Partitions that the engine owns, and their epochs.
     pub(super) assigned: HashMap<TopicPartition, Epoch>,
     /// Of them, those that the group waits for.
-    pub(super) revoking: HashSet<TopicPartition>,
+    pub(super) revoking: HashMap<TopicPartition, Epoch>,
     pub(super) ever_assigned: bool,
     pub(super) watermarks: HashMap<TopicPartition, (i64, i64)>,
     pub(super) counts: Counts,
@@ -102,7 +102,7 @@ impl Driver {
             letters: Letters::new(),
             stuck: Stuck::default(),
             assigned: HashMap::new(),
-            revoking: HashSet::new(),
+            revoking: HashMap::new(),
             ever_assigned: false,
             watermarks: HashMap::new(),
             counts: Counts::default(),

@@ -1,6 +1,6 @@
 //! What Kafka tells the driver.
 
-use sluice_core::{Assignment, Millis, Restored, RevokeReason, TopicPartition};
+use sluice_core::{Assignment, Epoch, Millis, Restored, RevokeReason, TopicPartition};
 use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState, ResetCause};
 
 use super::driver::Driver;
@@ -82,15 +82,16 @@ impl Driver {
         }
     }
 
-    fn on_revoking(&mut self, now: Millis, partitions: Vec<TopicPartition>, deadline: Millis) {
+    fn on_revoking(&mut self, now: Millis, partitions: Vec<(TopicPartition, Epoch)>, deadline: Millis) {
         let (ours, others): (Vec<_>, Vec<_>) =
-            partitions.into_iter().partition(|partition| self.assigned.contains_key(partition));
+            partitions.into_iter().partition(|(partition, epoch)| self.assigned.get(partition) == Some(epoch));
         // What we gave up already needs no drain, only the answer.
-        for partition in others {
-            (self.kafka.send)(KafkaCommand::Revoked(partition));
+        for (partition, epoch) in others {
+            (self.kafka.send)(KafkaCommand::Revoked(partition, epoch));
         }
         tracing::info!(subscription = %self.settings.name, partitions = ours.len(), "partitions to hand over");
-        self.engine.revoking(now, &ours, deadline);
+        let names: Vec<_> = ours.iter().map(|(partition, _)| partition.clone()).collect();
+        self.engine.revoking(now, &names, deadline);
         self.revoking.extend(ours);
     }
 

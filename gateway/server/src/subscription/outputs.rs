@@ -72,10 +72,10 @@ impl Driver {
 
     fn on_drained(&mut self, partition: TopicPartition) {
         tracing::info!(subscription = %self.settings.name, %partition, "partition handed over");
-        let awaited = self.revoking.contains(&partition);
+        let awaited = self.revoking.get(&partition).copied();
         self.forget_partition(&partition);
-        if awaited {
-            (self.kafka.send)(KafkaCommand::Revoked(partition));
+        if let Some(epoch) = awaited {
+            (self.kafka.send)(KafkaCommand::Revoked(partition, epoch));
         }
     }
 

@@ -113,14 +113,15 @@ async fn what_came_before_left_is_of_the_past_however_late_it_comes() {
 async fn a_partition_that_is_lost_and_given_again_in_one_turn_is_drained_before_it_is_handed_over() {
     let (port, tell, sent) = port();
     let handle = start(settings(None), port, Arc::new(SessionRegistry::new()), Arc::new(Notify::new()));
-    let revoking = || KafkaEvent::Revoking { partitions: vec![partition()], grace: Duration::from_secs(60) };
+    let grace = Duration::from_secs(60);
+    let revoking = |epoch| KafkaEvent::Revoking { partitions: vec![(partition(), Epoch(epoch))], grace };
     let count = |word: &str| sent.lock().unwrap().iter().filter(|it| it.starts_with(word)).count();
     handle.view().await.unwrap();
     tell.send(assigned(1)).unwrap();
     while count("Commit") < 1 {
         handle.view().await.unwrap();
     }
-    for event in [revoking(), committed(1), KafkaEvent::Lost(vec![partition()]), assigned(2), revoking()] {
+    for event in [revoking(1), committed(1), KafkaEvent::Lost(vec![partition()]), assigned(2), revoking(2)] {
         tell.send(event).unwrap();
     }
     while count("Commit") < 2 {
@@ -129,7 +130,8 @@ async fn a_partition_that_is_lost_and_given_again_in_one_turn_is_drained_before_
     assert!(count("Revoked") <= 1, "the second revoke waits for its commit: {:?}", sent.lock().unwrap());
     tell.send(committed(2)).unwrap();
     while !handle.view().await.unwrap().partitions.is_empty() {}
-    assert!(sent.lock().unwrap().last().unwrap().starts_with("Revoked"));
+    let last = sent.lock().unwrap().last().cloned().unwrap();
+    assert!(last.starts_with("Revoked") && last.contains("Epoch(2)"), "it names the epoch that was asked for: {last}");
 }
 
 #[tokio::test]
