@@ -20,6 +20,8 @@ pub(crate) enum Error {
     SecondSubscribe,
     #[error("the frame is empty, or holds what revision {} of the contract does not know", sluice_proto::REVISION)]
     UnknownFrame,
+    #[error("a frame cannot be read: {0}")]
+    UnreadableFrame(String),
     #[error("{field}: {problem}")]
     Invalid { field: &'static str, problem: String },
     #[error("there is no subscription {0:?} on this node")]
@@ -53,6 +55,7 @@ impl Error {
             Self::BadFirstFrame => "BAD_FIRST_FRAME",
             Self::SecondSubscribe => "SECOND_SUBSCRIBE",
             Self::UnknownFrame => "UNKNOWN_FRAME",
+            Self::UnreadableFrame(_) => "UNREADABLE_FRAME",
             Self::Invalid { .. } => "INVALID_FIELD",
             Self::SubscriptionNotFound(_) => "SUBSCRIPTION_NOT_FOUND",
             Self::TopicMissing(_) => "TOPIC_MISSING",
@@ -69,7 +72,9 @@ impl Error {
 
     fn code(&self) -> Code {
         match self {
-            Self::BadFirstFrame | Self::SecondSubscribe | Self::Invalid { .. } => Code::InvalidArgument,
+            Self::BadFirstFrame | Self::SecondSubscribe | Self::UnreadableFrame(_) | Self::Invalid { .. } => {
+                Code::InvalidArgument
+            }
             Self::UnknownFrame | Self::Unimplemented(_) => Code::Unimplemented,
             Self::SubscriptionNotFound(_) => Code::NotFound,
             Self::TopicMissing(_) | Self::SpecMismatch { .. } => Code::FailedPrecondition,
@@ -84,6 +89,7 @@ impl Error {
         match self {
             Self::BadFirstFrame => vec![FieldViolation::new("request", self.to_string())],
             Self::SecondSubscribe => vec![FieldViolation::new("subscribe", self.to_string())],
+            Self::UnreadableFrame(problem) => vec![FieldViolation::new("request", problem)],
             Self::Invalid { field, problem } => vec![FieldViolation::new(*field, problem)],
             _ => Vec::new(),
         }
@@ -135,6 +141,7 @@ mod tests {
             (Error::SessionTimeout(Duration::from_secs(30)), Code::Unavailable, "SESSION_TIMEOUT", true),
             (Error::ShuttingDown, Code::Unavailable, "SHUTTING_DOWN", true),
             (Error::UnknownFrame, Code::Unimplemented, "UNKNOWN_FRAME", false),
+            (Error::UnreadableFrame("x".into()), Code::InvalidArgument, "UNREADABLE_FRAME", false),
         ];
         for (error, code, reason, retry) in cases {
             let status = Status::from(error);

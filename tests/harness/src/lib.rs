@@ -8,6 +8,7 @@
 pub mod crew;
 pub mod gateway;
 pub mod history;
+pub mod http2;
 pub mod kafka;
 pub mod lanes;
 pub mod process;

@@ -27,13 +27,20 @@ pub(crate) use shared::Shared;
 use crate::admin;
 use crate::config::{Config, Join, SubscriptionConfig};
 use crate::metrics::Exporter;
-use crate::services::{Consumer, FRAME_BYTES_MAX, Subscriptions};
+use crate::services::{Consumer, FRAME_BYTES_MAX, FrameLimit, Subscriptions};
 use crate::session::Timing;
 use crate::subscription::{self, DeadLetters, Handle, KafkaPort, SessionRegistry, Settings};
 
 /// Server windows: 64 KiB, the default, halves the throughput of small records.
 const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
 const STREAMS_PER_CONNECTION_MAX: u32 = 1_000;
+/// Of one request, names and values and 32 bytes for each; above it the answer is 431. gRPC's own need a tenth.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// Requests that were reset before anyone looked at them ("rapid reset"): one more ends the connection.
+const RESETS_UNSEEN_MAX: usize = 20;
+/// Streams that we had to reset because their client broke the protocol, a connection. tonic sets no limit by itself,
+/// and each costs us more than the client.
+const RESETS_BY_US_MAX: usize = 1_024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often free memory is given back to the system.
@@ -84,15 +91,16 @@ impl Node {
             subscriptions,
             sessions,
             streams: Arc::new(AtomicUsize::new(0)),
+            unary_ranges: Arc::new(AtomicUsize::new(0)),
             draining: AtomicBool::new(false),
             refusals: Mutex::default(),
         });
         let close = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut router = server().add_service(health_service);
-        router = router.add_service(
-            ConsumerServiceServer::new(Consumer::new(shared.clone())).max_decoding_message_size(FRAME_BYTES_MAX),
-        );
+        let consumer =
+            ConsumerServiceServer::new(Consumer::new(shared.clone())).max_decoding_message_size(FRAME_BYTES_MAX);
+        router = router.add_service(FrameLimit::new(consumer, shared.clone()));
         router = router.add_service(SubscriptionServiceServer::new(Subscriptions::new(shared.clone())));
         router = router.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
@@ -169,6 +177,9 @@ fn server() -> Server {
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
         .initial_connection_window_size(4 * HTTP2_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_UNSEEN_MAX))
+        .http2_max_local_error_reset_streams(Some(RESETS_BY_US_MAX))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) subscriptions: BTreeMap<String, Arc<Handle>>,
     pub(crate) sessions: Arc<SessionRegistry>,
     pub(crate) streams: Arc<AtomicUsize>,
+    /// Ranges of unary settlements that are not answered yet.
+    pub(crate) unary_ranges: Arc<AtomicUsize>,
     pub(crate) draining: AtomicBool,
     /// Streams that were refused or ended with a status, by reason.
     pub(crate) refusals: Mutex<BTreeMap<&'static str, u64>>,

@@ -14,6 +14,10 @@ use crate::session::{self, ConsumeStream, Decoder, Permit, all_not_held, encode}
 /// A proxy may route by this; where a Subscribe names no subscription it counts.
 const SUBSCRIPTION_METADATA: &str = "sluice-subscription";
 
+/// Ranges of unary settlements that may wait for their answers, all callers together: a caller has no inbox that would be
+/// full, and its connection takes a thousand calls.
+const UNARY_RANGES_MAX: usize = 1 << 20;
+
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct Consumer {
@@ -54,6 +58,10 @@ impl ConsumerService for Consumer {
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
         let request = request.into_inner();
+        let ranges =
+            request.settlements.iter().map(|one| one.leases.as_ref().map_or(1, |all| all.offsets.len().max(1)));
+        let _permit = Permit::take_many(&self.node.unary_ranges, ranges.sum::<usize>() + 1, UNARY_RANGES_MAX)
+            .ok_or_else(|| self.refuse(Error::SettleFlood(UNARY_RANGES_MAX)))?;
         let settlements = Decoder::default().settlements(0, request.durable, request.seen, request.settlements);
         let found = self.node.sessions.get(request.session_id.as_str()).map(|entry| entry.value().clone());
         let rejections = match found {

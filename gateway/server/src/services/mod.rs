@@ -1,10 +1,12 @@
 //! The gRPC services.
 
 mod consumer;
+mod frame_limit;
 mod spec;
 mod subscription;
 
 pub(crate) use consumer::Consumer;
+pub(crate) use frame_limit::FrameLimit;
 pub(crate) use spec::{differences, spec_of};
 pub(crate) use subscription::{Subscriptions, lag};
 

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use sluice_core::{Batch, SessionId, Window};
-use sluice_proto::v1::ConsumeResponse;
 use sluice_proto::v1::consume_response::Response;
+use sluice_proto::v1::{ConsumeResponse, Rejection};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_stream::Stream;
@@ -81,9 +81,12 @@ pub(crate) struct Link {
     pub(crate) profile: Profile,
 }
 
-/// Counts a stream for as long as it lives.
+/// Counts something, a stream say, for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Permit(pub(crate) Arc<AtomicUsize>);
+pub(crate) struct Permit {
+    count: Arc<AtomicUsize>,
+    places: usize,
+}
 
 /// The response stream. Dropped before its end was taken: the client is gone.
 #[derive(Debug)]
@@ -114,8 +117,9 @@ pub(crate) fn channel(permit: Permit) -> (mpsc::UnboundedSender<Frame>, Arc<Tran
 fn answers(message: &ConsumeResponse) -> usize {
     match &message.response {
         Some(Response::Settled(settled)) => {
-            let ranges = settled.rejections.iter().filter_map(|r| r.leases.as_ref()).map(|leases| leases.offsets.len());
-            1 + ranges.sum::<usize>()
+            // A rejection of nothing costs as much as one of a range.
+            let ranges = |r: &Rejection| r.leases.as_ref().map_or(1, |leases| leases.offsets.len().max(1));
+            1 + settled.rejections.iter().map(ranges).sum::<usize>()
         }
         _ => 0,
     }
@@ -289,14 +293,20 @@ impl Stream for ConsumeStream {
 impl Permit {
     /// Takes a place among `max`, or none.
     pub(crate) fn take(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
-        taken.is_ok().then(|| Self(count.clone()))
+        Self::take_many(count, 1, max)
+    }
+
+    /// Takes so many places among `max`, or none.
+    pub(crate) fn take_many(count: &Arc<AtomicUsize>, places: usize, max: usize) -> Option<Self> {
+        let more = |n: usize| n.checked_add(places).filter(|n| *n <= max);
+        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        taken.is_ok().then(|| Self { count: count.clone(), places })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.count.fetch_sub(self.places, Ordering::AcqRel);
     }
 }
 
@@ -311,6 +321,11 @@ mod tests {
         assert!(Permit::take(&count, 1).is_none());
         drop(first);
         assert!(Permit::take(&count, 1).is_some());
+        let many = Permit::take_many(&count, 7, 10).unwrap();
+        assert!(Permit::take_many(&count, 4, 10).is_none());
+        assert!(Permit::take_many(&count, usize::MAX, 10).is_none());
+        drop(many);
+        assert!(Permit::take_many(&count, 10, 10).is_some());
     }
 
     #[tokio::test]

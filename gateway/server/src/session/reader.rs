@@ -108,7 +108,7 @@ async fn first_frame(
     };
     match frame {
         Err(_) => Err(Error::SessionTimeout(FIRST_FRAME_TIMEOUT)),
-        Ok(Err(status)) => too_large(&status).map_or(Ok(None), Err),
+        Ok(Err(status)) => fault_of_frame(&status).map_or(Ok(None), Err),
         Ok(Ok(Some(v1::ConsumeRequest { request: Some(Wire::Subscribe(subscribe)) }))) => Ok(Some(subscribe)),
         Ok(Ok(Some(v1::ConsumeRequest { request: None }))) => Err(Error::UnknownFrame),
         Ok(Ok(_)) => Err(Error::BadFirstFrame),
@@ -134,9 +134,15 @@ fn subscribe_to(node: &Shared, mut subscribe: v1::Subscribe, named: Option<Strin
     Ok((handle, open, labels, decoder))
 }
 
-/// The transport's word for a frame above its limit.
-fn too_large(status: &Status) -> Option<Error> {
-    (status.code() == Code::OutOfRange).then_some(Error::FrameTooLarge(FRAME_BYTES_MAX))
+/// What a frame had that ended the stream; `None`: the connection did. What tonic says of a frame that it cannot decode
+/// stands alone, what it says of the connection has the connection's error as its source.
+fn fault_of_frame(status: &Status) -> Option<Error> {
+    use std::error::Error as _;
+    match status.code() {
+        Code::OutOfRange => Some(Error::FrameTooLarge(FRAME_BYTES_MAX)),
+        Code::Internal if status.source().is_none() => Some(Error::UnreadableFrame(status.message().to_owned())),
+        _ => None,
+    }
 }
 
 // === impl Reader ===
@@ -160,7 +166,7 @@ impl Reader {
                         }
                     }
                     Ok(None) => return Ended::With(self.half_close_or_break().await, None),
-                    Err(status) => return Ended::With(End::Broken, too_large(&status)),
+                    Err(status) => return Ended::With(End::Broken, fault_of_frame(&status)),
                 },
                 () = &mut gone => return Ended::With(End::Broken, None),
                 () = &mut timer => match self.on_timer() {

@@ -232,7 +232,7 @@ impl Kafka {
             ("linger.ms", "5"),
             ("queue.buffering.max.messages", "2000000"),
             // The topic decides what is too large.
-            ("message.max.bytes", "16777216"),
+            ("message.max.bytes", "33554432"),
         ];
         let producer: BaseProducer<Acknowledged> = self
             .config(&[&usual, properties].concat())
