@@ -1,8 +1,9 @@
 //! The commit decision: when, which offset, with what beside it.
 
+use crate::durable::Sealed;
 use crate::engine::Engine;
 use crate::io::{CommitError, Output};
-use crate::metadata::{self, Saved};
+use crate::metadata::{self, Attempts, Saved};
 use crate::partition::{Partition, Pid};
 use crate::policy::Policy;
 use crate::types::{Epoch, Millis, NextOffset, OffsetRange, TopicPartition};
@@ -17,10 +18,14 @@ const RANGES_MAX: usize = 40_000;
 const UNITS_MIN: usize = 16;
 
 /// What is on its way to Kafka.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Flight {
     /// Records below its offset.
     passed: u64,
+    /// Its offset.
+    pub(crate) base: i64,
+    /// What durable settlements wait for, or were answered by.
+    pub(crate) sealed: Sealed,
 }
 
 /// Where a partition's commits stand.
@@ -32,6 +37,10 @@ pub(crate) struct CommitState {
     changed_at: Option<Millis>,
     done_since: u64,
     force: bool,
+    /// A durable settlement waits.
+    soon: bool,
+    /// When the last one went out.
+    sent_at: Option<Millis>,
     not_before: Millis,
     units_max: usize,
     large_until: Option<Millis>,
@@ -51,6 +60,8 @@ impl CommitState {
             changed_at: None,
             done_since: 0,
             force: acknowledged.is_none(),
+            soon: false,
+            sent_at: None,
             not_before: Millis(0),
             units_max,
             large_until: None,
@@ -70,6 +81,11 @@ impl CommitState {
         self.force = true;
     }
 
+    /// Somebody waits for what was changed.
+    pub(crate) fn hurry(&mut self) {
+        self.soon = true;
+    }
+
     /// Whether something is not with Kafka yet.
     pub(crate) fn is_unsaved(&self) -> bool {
         self.changed_at.is_some() || self.force
@@ -84,6 +100,10 @@ impl CommitState {
             return Some(self.not_before);
         }
         let changed = self.changed_at?;
+        if self.soon {
+            let gap = self.sent_at.map(|at| at.plus(policy.durable_commit_gap_ms));
+            return Some(self.not_before.max(gap.unwrap_or_default()));
+        }
         let at = if self.done_since >= policy.commit_count { changed } else { changed.plus(policy.commit_interval_ms) };
         Some(at.max(self.not_before).max(self.large_until.unwrap_or_default()))
     }
@@ -112,8 +132,9 @@ impl Partition {
                 _ => done.push(range),
             }
         }
-        let mut attempts: Vec<(i64, u32)> = self.ledger.attempted().iter().map(|(o, a)| (*o, *a)).collect();
-        attempts.extend(self.saved.attempts.iter().filter(|a| a.0 >= next));
+        let of = |(offset, count): (&i64, &u32)| Attempts { offset: *offset, count: *count, durable: false };
+        let mut attempts: Vec<Attempts> = self.ledger.attempted().iter().map(of).collect();
+        attempts.extend(self.saved.attempts.iter().filter(|a| a.offset >= next));
         Saved { topic_hash: self.topic_hash, base, done, attempts }
     }
 }
@@ -129,21 +150,25 @@ impl Engine {
         if due > now {
             return Some(due);
         }
-        let saved = partition.to_save();
+        let mut saved = partition.to_save();
         if partition.commit.acknowledged.is_some_and(|committed| committed.0 > saved.base) {
             self.broken_count += crate::invariants::broken("1: the frontier is below what was committed");
         }
-        let encoded = metadata::encode(&saved, partition.commit.units_max);
+        let sealed = partition.durable.seal(&mut saved, partition.commit.units_max);
+        let encoded = metadata::encode(&saved, &sealed.done, partition.commit.units_max);
         let commit = &mut partition.commit;
         if encoded.units > self.policy.metadata_units_frequent {
-            if let Some(until) = commit.large_until.filter(|until| *until > now && !last && !commit.force) {
+            let exempt = last || commit.force || commit.soon;
+            if let Some(until) = commit.large_until.filter(|until| *until > now && !exempt) {
                 return Some(until);
             }
             commit.large_until = Some(now.plus(LARGE_EVERY_MS));
         } else {
             commit.large_until = None;
         }
-        commit.in_flight = Some(Flight { passed: partition.ledger.passed() });
+        commit.in_flight = Some(Flight { passed: partition.ledger.passed(), base: saved.base, sealed });
+        commit.soon = false;
+        commit.sent_at = Some(now);
         commit.changed_at = None;
         commit.done_since = 0;
         commit.force = false;
@@ -183,6 +208,7 @@ impl Engine {
                 if news {
                     self.report_committed(pid, name, offset);
                 }
+                self.answer_stored(pid, &flight);
             }
             Err(error) => {
                 partition.stats.commits_failed += 1;

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::io::{Answer, Assignment, CommitError, LetterCause, LetterError, Open, Opened, Output, Restored};
+use crate::durable::{Asker, Requests};
+use crate::io::{Answer, Assignment, CommitError, LetterCause, LetterError, Open, Opened, Output, Restored, Ticket};
 use crate::leases::How;
 use crate::letters::Hand;
 use crate::partition::{Counted, Partition, Partitions, Pid};
@@ -38,6 +39,9 @@ pub struct Engine {
     pub(crate) frame_bytes_most: usize,
     pub(crate) session_ids: u64,
     pub(crate) lease_ids: u64,
+    pub(crate) tickets: u64,
+    /// Durable settlements that wait for Kafka.
+    pub(crate) requests: Requests,
     /// Counters of partitions that are gone, and what belongs to none.
     pub(crate) forgotten: Stats,
     pub(crate) broken_count: u64,
@@ -93,6 +97,8 @@ impl Engine {
             frame_bytes_most: 0,
             session_ids: 0,
             lease_ids: 0,
+            tickets: 0,
+            requests: Requests::default(),
             forgotten: Stats::default(),
             broken_count: 0,
             scratch: Vec::new(),
@@ -248,8 +254,9 @@ impl Engine {
         if !self.sessions.contains_key(&session) {
             return;
         }
-        let rejections = self.apply(now, session, &settlements, true);
         let request_id = settlements.request_id;
+        let asker = Asker::Stream { session, request_id };
+        let Some(rejections) = self.apply(now, session, &settlements, asker) else { return };
         if request_id != 0 || !rejections.is_empty() {
             self.outputs.push_back(Output::Settled { session, request_id, rejections });
         }
@@ -258,10 +265,13 @@ impl Engine {
     /// Settlements of a unary `Settle`; answered at once unless they are durable. A session that is not known: all
     /// `NotHeld`.
     pub fn settle_unary(&mut self, now: Millis, session: Option<SessionId>, settlements: Settlements) -> Answer {
-        Answer::Now(match session.filter(|id| self.sessions.contains_key(id)) {
-            Some(id) => self.apply(now, id, &settlements, false),
-            None => self.reject_all(settlements),
-        })
+        let Some(session) = session.filter(|id| self.sessions.contains_key(id)) else {
+            return Answer::Now(self.reject_all(settlements));
+        };
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let now = self.apply(now, session, &settlements, Asker::Unary { session, ticket });
+        now.map_or(Answer::Later(ticket), Answer::Now)
     }
 
     /// Deal nothing more to this session: it was told to drain. What it holds stays its own until it ends.

@@ -357,10 +357,9 @@ impl Ledger {
         self.collapse((at.segment - self.base) as usize);
         if let Some(lanes) = &mut self.lanes
             && let Some(next) = lanes.leave(&slot.record, at.sequence())
+            && !self.held.remove(&next)
         {
-            if !self.held.remove(&next) {
-                self.make_ready(At::of(next));
-            }
+            self.make_ready(At::of(next));
         }
     }
 

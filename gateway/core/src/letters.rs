@@ -216,6 +216,9 @@ impl Engine {
                 }
                 partition.stats.dead_lettered += 1;
                 partition.commit.change(now, 1);
+                if partition.durable.is_waiting() {
+                    partition.commit.hurry();
+                }
             }
             Err(error) => {
                 partition.stats.dead_letters_failed += 1;

@@ -7,6 +7,7 @@
 
 mod commit;
 mod dealing;
+mod durable;
 mod engine;
 mod invariants;
 mod io;

@@ -51,6 +51,7 @@ impl Engine {
 
     /// Keeps what both sides have; the rest is ready again, and no attempt.
     fn resume(&mut self, now: Millis, id: SessionId, open: &Open) -> Resumed {
+        self.forget_requests(id);
         let Some(session) = self.sessions.get_mut(&id) else { return Resumed::New };
         let until = session.broken_until.take();
         if let Some(until) = until {
@@ -98,6 +99,7 @@ impl Engine {
     }
 
     pub(crate) fn close_session(&mut self, now: Millis, id: SessionId, end: End) {
+        self.forget_requests(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if end == End::Broken && session.consumer_id.is_some() {
             if session.broken_until.is_none() {
@@ -146,6 +148,7 @@ impl Session {
             past: Past::default(),
             window_max: 0,
             settled_in: BTreeSet::new(),
+            durable_waiting: 0,
         }
     }
 }

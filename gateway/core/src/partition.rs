@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::commit::CommitState;
+use crate::durable::Durable;
 use crate::io::{Assignment, Restored};
 use crate::ledger::Ledger;
 use crate::letters::Letters;
-use crate::metadata;
+use crate::metadata::{self, Attempts};
 use crate::policy::Ordering;
 use crate::types::{Epoch, Millis, OffsetRange, SessionId, TopicPartition};
 use crate::view::Stats;
@@ -40,6 +41,8 @@ pub(crate) struct Partition {
     pub(crate) oversize: BTreeMap<i64, Option<u64>>,
     /// Records on their way to the dead letters.
     pub(crate) letters: Letters,
+    /// Settlements that are answered when Kafka has them, and those that were.
+    pub(crate) durable: Durable,
     /// When the timers look at it.
     pub(crate) scheduled: Option<Millis>,
 }
@@ -56,7 +59,7 @@ pub(crate) struct Counted {
 #[derive(Debug, Default)]
 pub(crate) struct SavedAbove {
     pub(crate) done: VecDeque<OffsetRange>,
-    pub(crate) attempts: VecDeque<(i64, u32)>,
+    pub(crate) attempts: VecDeque<Attempts>,
 }
 
 /// All partitions of an engine.
@@ -75,11 +78,11 @@ impl SavedAbove {
         while self.done.front().is_some_and(|r| r.last < offset) {
             self.done.pop_front();
         }
-        while self.attempts.front().is_some_and(|a| a.0 < offset) {
+        while self.attempts.front().is_some_and(|a| a.offset < offset) {
             self.attempts.pop_front();
         }
         let done = self.done.front().is_some_and(|r| r.first <= offset);
-        let attempts = self.attempts.front().filter(|a| a.0 == offset).map_or(0, |a| a.1);
+        let attempts = self.attempts.front().filter(|a| a.offset == offset).map_or(0, |a| a.count);
         (done, attempts)
     }
 }
@@ -97,6 +100,7 @@ impl Partition {
         };
         let stats = Stats { metadata_ignored: u64::from(restored == Restored::Ignored), ..Stats::default() };
         let commit = CommitState::new((!commit_now).then_some(next), units_max);
+        let durable = Durable::restored(saved.done.iter().copied(), saved.attempts.iter().copied());
         let partition = Self {
             name: partition,
             epoch,
@@ -113,6 +117,7 @@ impl Partition {
             released: BTreeMap::new(),
             oversize: BTreeMap::new(),
             letters: Letters::default(),
+            durable,
             scheduled: None,
         };
         (partition, restored)
@@ -128,7 +133,7 @@ impl Partition {
 fn restore(saved: metadata::Saved, next: i64) -> (SavedAbove, Restored) {
     let clip = |r: &OffsetRange| OffsetRange { first: r.first.max(next), last: r.last };
     let done: VecDeque<OffsetRange> = saved.done.iter().map(clip).filter(|r| r.first <= r.last).collect();
-    let attempts: VecDeque<(i64, u32)> = saved.attempts.into_iter().filter(|a| a.0 >= next).collect();
+    let attempts: VecDeque<Attempts> = saved.attempts.into_iter().filter(|a| a.offset >= next).collect();
     if done.is_empty() && attempts.is_empty() {
         return (SavedAbove::default(), Restored::Nothing);
     }

@@ -72,6 +72,8 @@ pub(crate) struct Session {
     pub(crate) window_max: u64,
     /// Where it settled something, when it asked for `Committed`.
     pub(crate) settled_in: BTreeSet<Pid>,
+    /// Offsets that it settled as durable and that Kafka does not have.
+    pub(crate) durable_waiting: u64,
 }
 
 /// The bits of `base..` that lie within `first..=last`.

@@ -1,5 +1,6 @@
 //! Settlements: what a range means, what changes nothing, and how that is answered.
 
+use crate::durable::{Asker, Wanted};
 use crate::engine::Engine;
 use crate::leases::How;
 use crate::ledger::cut;
@@ -22,6 +23,8 @@ struct Frame {
     seen: u64,
     /// Leases and memories that ranges of more than one offset may still look at.
     looks_left: u64,
+    /// Of a durable frame: what must be stored.
+    wanted: Option<Vec<Wanted>>,
 }
 
 /// What is done to the leases that a range names.
@@ -93,20 +96,23 @@ fn merge(offsets: &mut Vec<OffsetRange>) {
 // === impl Engine ===
 
 impl Engine {
-    /// Applies settlements of a known session, in their order.
+    /// Applies settlements of a known session, in their order. Gives what changed nothing; `None`: the answer waits for Kafka.
     pub(crate) fn apply(
         &mut self,
         now: Millis,
         id: SessionId,
         settlements: &Settlements,
-        _stream: bool,
-    ) -> Vec<Rejection> {
+        asker: Asker,
+    ) -> Option<Vec<Rejection>> {
         let mut rejected = Rejected::default();
         let mut touched: Vec<Pid> = Vec::new();
         let known = self.sessions.get(&id).map_or(0, |session| session.held + session.past.count());
-        let mut frame = Frame { seen: settlements.seen, looks_left: LOOKS_MAX * known + LOOKS_EXTRA };
+        let wanted = settlements.durable.then(Vec::new);
+        let mut frame = Frame { seen: settlements.seen, looks_left: LOOKS_MAX * known + LOOKS_EXTRA, wanted };
+        // Nobody could be told that it is stored; or Kafka is away, and the client goes on.
+        let unanswerable = matches!(asker, Asker::Stream { request_id: 0, .. }) || self.is_durable_flood(id);
         for settlement in &settlements.settlements {
-            if settlements.durable {
+            if settlements.durable && unanswerable {
                 rejected.add_all(&settlement.leases, RejectReason::Invalid);
                 continue;
             }
@@ -116,11 +122,21 @@ impl Engine {
                 touched.push(pid);
             }
         }
+        let wanted = frame.wanted.filter(|wanted| !wanted.is_empty());
+        let waits = wanted.is_some();
+        let mut rejections = rejected.0;
+        if let Some(wanted) = wanted {
+            self.wait_for_kafka(now, asker, std::mem::take(&mut rejections), wanted);
+        }
         for pid in touched {
             self.touch(now, pid);
         }
         self.offer(id);
-        self.count_rejected(rejected)
+        if waits {
+            return None;
+        }
+        self.count_rejected(&rejections);
+        Some(rejections)
     }
 
     /// The session is not known: all is NOT_HELD.
@@ -129,12 +145,12 @@ impl Engine {
         for settlement in &settlements.settlements {
             rejected.add_all(&settlement.leases, RejectReason::NotHeld);
         }
-        self.count_rejected(rejected)
+        self.count_rejected(&rejected.0);
+        rejected.0
     }
 
-    fn count_rejected(&mut self, rejected: Rejected) -> Vec<Rejection> {
-        self.forgotten.rejected += rejected.0.iter().map(|r| r.leases.offsets.len() as u64).sum::<u64>();
-        rejected.0
+    pub(crate) fn count_rejected(&mut self, rejections: &[Rejection]) {
+        self.forgotten.rejected += rejections.iter().map(|r| r.leases.offsets.len() as u64).sum::<u64>();
     }
 
     fn apply_one(
@@ -233,6 +249,8 @@ impl Engine {
             let gone = |offset: &&i64| same.binary_search(offset).is_err() && !session.holds(pid, **offset);
             other.iter().filter(gone).for_each(|offset| reject(OffsetRange::one(*offset)));
         }
+        let settled = taken.iter().flat_map(|(key, bits)| offsets_of(key.base, *bits));
+        let settled: Vec<i64> = if frame.wanted.is_some() { settled.chain(same).collect() } else { Vec::new() };
         for (key, bits) in taken.drain(..) {
             match action {
                 Action::End(how, _) => self.end_leases(now, id, key, bits, how),
@@ -240,6 +258,9 @@ impl Engine {
             }
         }
         self.scratch = taken;
+        if let (Action::End(how, _), Some(wanted)) = (action, &mut frame.wanted) {
+            wanted.extend(settled.into_iter().filter_map(|offset| self.wanted(pid, offset, how)));
+        }
     }
 
     /// Moves the expiry of these bits; the rest of the entry keeps its own.

@@ -2,6 +2,7 @@
 
 mod commits;
 mod dealing;
+mod durable;
 mod lanes;
 mod letters;
 mod revoking;

@@ -53,8 +53,9 @@ impl Engine {
             && !Self::is_worth_waiting(now, partition)
         {
             let name = partition.name.clone();
-            self.forget_partition(pid);
+            // What is not stored is answered as stale after that.
             self.outputs.push_back(Output::Drained { partition: name });
+            self.forget_partition(pid);
             return;
         }
         let give_up_at = partition.give_up_at().filter(|at| *at > now);
@@ -145,6 +146,7 @@ impl Engine {
             session.past.forget(pid);
             session.settled_in.remove(&pid);
         }
+        let partition = *partition;
         let name = &partition.name;
         self.outputs.retain(|output| match output {
             Output::Commit { partition, .. }
@@ -153,6 +155,7 @@ impl Engine {
             | Output::Unhold { partition, .. } => partition != name,
             _ => true,
         });
+        self.answer_stale(name, partition.epoch, partition.durable);
         self.mind_budget();
     }
 

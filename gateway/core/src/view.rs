@@ -92,6 +92,8 @@ pub struct Stats {
     pub refetched: u64,
     /// Records skipped because the commit said that they are done.
     pub restored_done: u64,
+    /// Requests that were durable and were answered once Kafka had everything, or that it may come again.
+    pub durable_answered: u64,
     /// Settlements rejected.
     pub rejected: u64,
     /// Commits acknowledged.
@@ -133,6 +135,8 @@ pub struct PartitionView {
     pub lane_waiting: u64,
     /// Records on their way to the dead letters.
     pub dead_letters_pending: u64,
+    /// Settled records whose durable settlement Kafka does not have yet.
+    pub durable_waiting: u64,
     /// Records done above the frontier.
     pub done_above_frontier: u64,
     /// The first record not done, if one was received.

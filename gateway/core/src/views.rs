@@ -91,6 +91,7 @@ impl Engine {
             waiting_retry: ledger.waiting() - (partition.letters.len() + partition.oversize.len()) as u64,
             dead_letters_pending: partition.letters.len() as u64,
             lane_waiting: ledger.lane_waiting(),
+            durable_waiting: partition.durable.waiting(),
             done_above_frontier: ledger.done_above(),
             oldest_undone_offset: oldest.map(|slot| slot.record.offset),
             oldest_undone_age_ms: oldest.map_or(0, |slot| now.0.saturating_sub(slot.received_at.0)),
@@ -120,6 +121,7 @@ impl Engine {
             State::Ready => self.why_not_dealt(),
             State::Done => None,
         };
+        let waits = if partition.durable.is_full() { Some(BlockedOn::MetadataFull) } else { waits };
         if !partition.held_back { waits } else { Some(held_back_by(&self.policy, ledger.span(), ledger.bytes())) }
     }
 
@@ -163,6 +165,7 @@ impl Stats {
         self.committed += other.committed;
         self.refetched += other.refetched;
         self.restored_done += other.restored_done;
+        self.durable_answered += other.durable_answered;
         self.rejected += other.rejected;
         self.commits += other.commits;
         self.commits_failed += other.commits_failed;

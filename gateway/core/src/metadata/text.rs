@@ -1,7 +1,7 @@
 //! Bytes as UTF-16 units of 15 bits, with a length and a checksum before them.
 
 /// Of this format. A later one has another character.
-const VERSION: char = 'S';
+const VERSION: char = 'T';
 /// The first of 32,768 code points in a row, none a space, a surrogate or a control character: U+3400 to U+B3FF.
 const FIRST: u32 = 0x3400;
 const BITS: usize = 15;

@@ -1,7 +1,9 @@
 //! The checker is tested too: each planted bug must be caught, from inputs and outputs alone, and the same story without
 //! the bug must be clean.
 
-use sluice_core::{Epoch, Millis, OffsetRange, Outcome, Policy, RevokeReason, SessionId, Settlements, TopicPartition};
+use sluice_core::{
+    Epoch, Millis, OffsetRange, Outcome, Policy, RevokeReason, SessionId, Settlements, TopicPartition, Window,
+};
 
 use crate::support::client;
 use crate::support::plant::Plant;
@@ -195,6 +197,45 @@ fn a_dead_letter_that_is_done_before_kafka_has_it_is_caught() {
         world.commit_round();
     });
     says(&said, "which is not done");
+}
+
+fn durable(world: &mut World, session: SessionId, offset: i64) {
+    let epoch = world.owned[&world.one()].epoch;
+    let leases = client::leases(&world.one(), epoch, vec![OffsetRange::one(offset)]);
+    let frame = Settlements { request_id: 4, durable: true, ..client::frame(9, leases, Outcome::Ack) };
+    world.settle(session, frame);
+}
+
+#[test]
+fn a_durable_answer_before_kafkas_is_caught() {
+    let said = caught(Plant::AnswerDurableAtOnce, |world| {
+        let session = world.begin(5);
+        durable(world, session, 3);
+    });
+    says(&said, "no acknowledged commit has it");
+}
+
+#[test]
+fn a_durable_record_forgotten_when_the_metadata_fills_is_caught() {
+    let policy = Policy { metadata_units_max: 24, ..policy() };
+    let said = caught_under(&policy, Plant::StripWhatDoesNotFit, |world| {
+        let session = world.begin(9);
+        durable(world, session, 8);
+        world.answer_all_commits();
+        let tp = world.one();
+        world.kafka.produce(&tp, &[0; 60], 0);
+        world.fetch(&tp, 60, false);
+        world.driver.window(session, Window { max_records: 100, max_bytes: 0 });
+        world.absorb();
+        for offset in (10..60).step_by(3) {
+            world.say(session, 9, offset, offset, Outcome::Ack);
+        }
+        world.commit_round();
+        world.crash();
+        world.begin(0);
+        world.fetch(&tp, 100, false);
+    });
+    says(&said, "is done");
 }
 
 #[test]

@@ -24,7 +24,7 @@ enum Op {
     Open { who: u8, records: u8, bytes: u16, holding: Holding, forget_seen: bool },
     Window { who: u8, records: u8, bytes: u16 },
     Settle { who: u8, what: What, outcome: u8, seen: Seen, ask: Ask },
-    Unary { who: u8, what: What, outcome: u8 },
+    Unary { who: u8, what: What, outcome: u8, durable: bool },
     Close { who: u8, end: u8 },
     DrainSession { who: u8 },
     Advance { ms: u16 },
@@ -137,7 +137,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(who, records, bytes)| Op::Window { who, records, bytes }),
         20 => (who(), what(), any::<u8>(), seen(), ask())
             .prop_map(|(who, what, outcome, seen, ask)| Op::Settle { who, what, outcome, seen, ask }),
-        2 => (who(), what(), any::<u8>()).prop_map(|(who, what, outcome)| Op::Unary { who, what, outcome }),
+        2 => (who(), what(), any::<u8>(), any::<bool>())
+            .prop_map(|(who, what, outcome, durable)| Op::Unary { who, what, outcome, durable }),
         3 => (who(), any::<u8>()).prop_map(|(who, end)| Op::Close { who, end }),
         1 => who().prop_map(|who| Op::DrainSession { who }),
         8 => prop_oneof![3 => 0u16..120, 1 => 120u16..1500].prop_map(|ms| Op::Advance { ms }),
@@ -335,10 +336,11 @@ impl World {
                 }
                 self.settle(session, frame);
             }
-            Op::Unary { who, what, outcome: n } => {
+            Op::Unary { who, what, outcome: n, durable } => {
                 let Some(session) = self.session(who) else { return };
                 let seen = self.clients[&session].last_frame;
-                let frame = Settlements { seen, settlements: self.named(session, &what, n), ..Settlements::default() };
+                let settlements = self.named(session, &what, n);
+                let frame = Settlements { seen, settlements, durable, ..Settlements::default() };
                 let known = !n.is_multiple_of(8);
                 self.driver.settle_unary(known.then_some(session), frame);
                 self.absorb();

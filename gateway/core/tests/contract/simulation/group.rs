@@ -22,7 +22,7 @@ impl Sim {
                 let tp = self.any_partition();
                 if self.owners[&tp] == Owner::Node(n) {
                     self.nodes[n].driver.model.now = self.now;
-                    self.take_away(n, &tp);
+                    self.take_away(n, std::slice::from_ref(&tp));
                     self.owners.insert(tp, Owner::Nobody { until: self.now });
                 }
             }
@@ -58,13 +58,16 @@ impl Sim {
         }
     }
 
-    /// A partition is lost: fenced at once. A commit in flight is forgotten or parked.
-    fn take_away(&mut self, n: usize, tp: &TopicPartition) {
-        if self.nodes[n].owned.remove(tp).is_some() {
+    /// Partitions are lost: fenced at once, all together. A commit in flight is forgotten or parked.
+    fn take_away(&mut self, n: usize, partitions: &[TopicPartition]) {
+        let owned = |tp: &&TopicPartition| self.nodes[n].owned.contains_key(*tp);
+        let lost: Vec<TopicPartition> = partitions.iter().filter(owned).cloned().collect();
+        for tp in &lost {
+            self.nodes[n].owned.remove(tp);
             self.park_commits(n, tp);
-            self.nodes[n].driver.lost(std::slice::from_ref(tp), RevokeReason::Reassigned);
-            self.absorb(n);
         }
+        self.nodes[n].driver.lost(&lost, RevokeReason::Reassigned);
+        self.absorb(n);
     }
 
     fn park_commits(&mut self, n: usize, tp: &TopicPartition) {
@@ -108,9 +111,7 @@ impl Sim {
         let stale: Vec<_> =
             self.nodes[n].owned.keys().filter(|tp| self.owners[*tp] != Owner::Node(n)).cloned().collect();
         self.nodes[n].driver.model.now = self.now;
-        for tp in stale {
-            self.take_away(n, &tp);
-        }
+        self.take_away(n, &stale);
     }
 
     fn give(&mut self, n: usize, tp: &TopicPartition) {
@@ -119,6 +120,11 @@ impl Sim {
         let epoch = Epoch(self.epochs * 7_919);
         let stored = self.kafka.stored.get(tp).cloned();
         let next = stored.as_ref().map_or(0, |s| s.offset);
+        if self.rewound.remove(tp) {
+            // The owner was gone before it could repair what a zombie did: nobody can know of it any more.
+            let knows = |o: &i64| stored.as_ref().is_some_and(|s| *o < s.offset || s.done.contains(o));
+            self.durable.retain(|(other, offset)| other != tp || knows(offset));
+        }
         let assignment = Assignment {
             partition: tp.clone(),
             epoch,
@@ -242,7 +248,7 @@ impl Sim {
     fn apply_zombie(&mut self, commit: Commit) {
         let tp = commit.partition.clone();
         let stored = self.kafka.stored.get(&tp).map(|s| s.offset);
-        if stored.is_none_or(|s| s <= commit.snapshot.offset) && !self.moved_on(&tp) {
+        if stored.is_none_or(|s| s <= commit.snapshot.offset) && !self.moved_on(&commit) {
             self.store(commit);
             return;
         }
@@ -253,13 +259,16 @@ impl Sim {
     }
 
     /// Whether a later owner committed already.
-    fn moved_on(&self, tp: &TopicPartition) -> bool {
-        matches!(self.owners[tp], Owner::Node(_))
+    fn moved_on(&self, commit: &Commit) -> bool {
+        let tp = &commit.partition;
+        let later = self.committed_in.get(tp).is_some_and(|epoch| *epoch > commit.epoch.0);
+        later || matches!(self.owners[tp], Owner::Node(_))
     }
 
     fn store(&mut self, commit: Commit) {
         self.check_below(&commit);
         let tp = commit.partition;
+        self.committed_in.insert(tp.clone(), commit.epoch.0);
         let before = self.kafka.stored.get(&tp).map_or(0, |s| s.offset);
         if before > commit.snapshot.offset && !self.rewound.contains(&tp) {
             self.wrong.push(format!("S3: {tp} went back from {before} to {}", commit.snapshot.offset));

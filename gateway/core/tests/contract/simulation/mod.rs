@@ -85,6 +85,8 @@ struct Sim {
     acked: BTreeSet<(TopicPartition, i64)>,
     /// Answered as durable.
     durable: BTreeSet<(TopicPartition, i64)>,
+    /// The epoch of what Kafka took last; later ones are larger here.
+    committed_in: BTreeMap<TopicPartition, i64>,
     /// A zombie's commit went over the owner's: what was durable may be forgotten until it is repaired.
     rewound: BTreeSet<TopicPartition>,
     deliveries: BTreeMap<(TopicPartition, i64), u32>,
@@ -128,6 +130,7 @@ impl Sim {
             calm: false,
             acked: BTreeSet::new(),
             durable: BTreeSet::new(),
+            committed_in: BTreeMap::new(),
             rewound: BTreeSet::new(),
             deliveries: BTreeMap::new(),
             wrong: Vec::new(),

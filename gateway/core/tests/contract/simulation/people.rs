@@ -10,7 +10,6 @@ use super::Sim;
 use crate::support::client;
 use crate::support::model::covers;
 use crate::support::rng::Rng;
-use crate::support::settles::DURABLE_IS_BUILT;
 use crate::support::world::Lease;
 
 /// One worker process.
@@ -214,21 +213,22 @@ impl Sim {
         for lease in chosen {
             if self.rng.below(100) < person.fails { bad.push(lease) } else { good.push(lease) }
         }
-        let durable = DURABLE_IS_BUILT && self.rng.chance(20);
+        let durable = self.rng.chance(20);
         let outcome = match self.rng.below(4) {
             0 => Outcome::Release,
             1 => Outcome::Retry { delay_ms: None, reason: String::new() },
             _ => client::retry_now(),
         };
-        for (leases, outcome, durable) in [(bad, outcome, false), (good, Outcome::Ack, durable)] {
-            if !leases.is_empty() {
-                self.write(i, leases, outcome, durable);
-            }
+        if !bad.is_empty() {
+            self.write(i, bad, outcome, false, &good);
+        }
+        if !good.is_empty() {
+            self.write(i, good, Outcome::Ack, durable, &[]);
         }
     }
 
     /// Ranges are coalesced over everything between that this client holds no more, as rule 2 allows.
-    fn write(&mut self, i: usize, leases: Vec<Lease>, outcome: Outcome, durable: bool) {
+    fn write(&mut self, i: usize, leases: Vec<Lease>, outcome: Outcome, durable: bool, keeps: &[Lease]) {
         let person = &mut self.people[i];
         let mut by: BTreeMap<(TopicPartition, i64), Vec<i64>> = BTreeMap::new();
         for lease in &leases {
@@ -236,7 +236,8 @@ impl Sim {
         }
         let mut frame = Settlements { seen: person.seen, ..Settlements::default() };
         for ((tp, epoch), offsets) in by {
-            let still: Vec<_> = person.leases.iter().filter(|l| l.partition == tp && l.epoch.0 == epoch).collect();
+            let all = person.leases.iter().chain(keeps);
+            let still: Vec<_> = all.filter(|l| l.partition == tp && l.epoch.0 == epoch).collect();
             let free = |a: i64, b: i64| !still.iter().any(|l| (a..=b).contains(&l.offset));
             let mut ranges: Vec<sluice_core::OffsetRange> = Vec::new();
             for range in client::coalesce(&offsets, 1) {

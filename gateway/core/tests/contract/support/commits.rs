@@ -83,7 +83,7 @@ impl Model {
         if self.absent_drains.remove(tp) {
             return;
         }
-        let Some(part) = self.parts.remove(tp) else {
+        let Some(part) = self.forget_part(tp) else {
             self.broken(format!("{tp} drained, which is not assigned"));
             return;
         };
@@ -100,7 +100,7 @@ impl Model {
         for (_, why) in facts.iter().filter(|(is, _)| *is) {
             self.broken(format!("{tp} drained, but {why}"));
         }
-        self.answers.values_mut().for_each(|a| a.partition_gone(tp));
+        self.gone_for_answers(tp);
     }
 
     /// `next`: the partition is put back on the fetch handle, from there.
@@ -147,6 +147,8 @@ impl Part {
         let counted = |s: &(&i64, &Slot)| !done(s.1) && s.1.attempts.1 > 0;
         snapshot.attempts = self.slots.iter().filter(above).filter(counted).map(|(o, s)| (*o, s.attempts)).collect();
         snapshot.attempts.extend(self.restored.attempts.range(self.next.max(offset)..).map(|(o, a)| (*o, *a)));
+        let counts = self.durable_attempts.iter().filter(|(o, _)| snapshot.attempts.contains_key(*o));
+        snapshot.durable_attempts = counts.map(|(o, n)| (*o, *n)).collect();
         snapshot.durable = self.durable.iter().filter(|o| **o >= offset).copied().collect();
         let unsure = self.slots.range(offset..).any(|(_, s)| s.state == State::Unsure);
         let carried = self.restored.done.range(self.next..).next().is_some()

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use sluice_core::{
-    Assignment, CommitError, End, Engine, Epoch, LetterError, Millis, NextOffset, Open, Opened, Output, Policy, Record,
-    Rejection, Restored, RevokeReason, SessionId, Settlements, TopicPartition, Window,
+    Answer, Assignment, CommitError, End, Engine, Epoch, LetterError, Millis, NextOffset, Open, Opened, Output, Policy,
+    Record, Restored, RevokeReason, SessionId, Settlements, TopicPartition, Window,
 };
 
 use crate::support::model::{Model, Snapshot, State};
@@ -158,18 +158,24 @@ impl Driver {
         self.pull();
     }
 
-    pub(crate) fn settle_unary(&mut self, session: Option<SessionId>, frame: Settlements) -> Vec<Rejection> {
+    pub(crate) fn settle_unary(&mut self, session: Option<SessionId>, frame: Settlements) {
         let answer = self.engine.settle_unary(self.now(), session, frame.clone());
-        let rejections = answer.now().expect("only a durable one is answered later");
-        self.tell(|| format!("settle_unary {session:?} {frame:?} → {rejections:?}"));
-        if let Some(session) = session.filter(|s| self.model.sessions.contains_key(s)) {
-            let answer = self.model.settle(session, &frame);
-            self.model.check_answer(&answer, &rejections, "unary");
-        } else if rejections.is_empty() && !frame.settlements.is_empty() {
-            self.model.broken("a unary Settle of an unknown session was not rejected");
+        self.tell(|| format!("settle_unary {session:?} {frame:?} → {answer:?}"));
+        let Some(session) = session.filter(|s| self.model.sessions.contains_key(s)) else {
+            if answer.now().is_none_or(|rejections| rejections.is_empty()) && !frame.settlements.is_empty() {
+                self.model.broken("a unary Settle of an unknown session was not rejected");
+            }
+            return self.pull();
+        };
+        let owed = self.model.settle(session, &frame, true);
+        match answer {
+            Answer::Now(rejections) => self.model.check_whole_answer(&owed, &rejections, "unary"),
+            Answer::Later(_) if !frame.durable => {
+                self.model.broken("a unary Settle is answered later, and is not durable")
+            }
+            Answer::Later(ticket) => drop(self.model.tickets.insert(ticket, owed)),
         }
         self.pull();
-        rejections
     }
 
     pub(crate) fn drain_session(&mut self, session: SessionId) {
@@ -253,7 +259,10 @@ impl Driver {
             Output::Drained { partition } => model.drained(partition),
             Output::Hold { partition } => model.hold(partition, None),
             Output::Unhold { partition, next } => model.hold(partition, Some(*next)),
-            Output::SettledUnary { .. } => model.broken("a unary settle is answered later, and none was durable"),
+            Output::SettledUnary { ticket, rejections } => match model.tickets.remove(ticket) {
+                Some(owed) => model.check_whole_answer(&owed, rejections, "unary, later"),
+                None => model.broken(format!("{ticket:?} was not asked for, or answered twice")),
+            },
             Output::DeadLetter { partition, epoch, letter } => model.letter_written(partition, *epoch, letter),
             Output::Rest(_) => {}
             Output::Gone { session } => {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_core::{
     Assignment, End, Epoch, Leases, Millis, NextOffset, Open, Opened, Policy, Record, Resumed, RevokeReason, SessionId,
-    TopicPartition, Window,
+    Ticket, TopicPartition, Window,
 };
 
 /// What a record is to the model.
@@ -57,6 +57,8 @@ pub(crate) struct Snapshot {
     /// Of them, those that a restore may not forget whatever was cut.
     pub(crate) durable: BTreeSet<i64>,
     pub(crate) attempts: BTreeMap<i64, (u32, u32)>,
+    /// Of them, the counts that a restore may not forget.
+    pub(crate) durable_attempts: BTreeMap<i64, u32>,
     /// Whether everything is in it for sure.
     pub(crate) whole: bool,
 }
@@ -75,6 +77,8 @@ pub(crate) struct Part {
     pub(crate) acked: Option<Snapshot>,
     /// Done by a settlement answered as durable.
     pub(crate) durable: BTreeSet<i64>,
+    /// Failures answered as durable.
+    pub(crate) durable_attempts: BTreeMap<i64, u32>,
     pub(crate) revoking: Option<u64>,
     pub(crate) fenced: bool,
     /// Since when the frontier is above what was committed, or a commit failed.
@@ -133,11 +137,15 @@ pub(crate) struct Model {
     pub(crate) ticked: u64,
     pub(crate) paused: bool,
     pub(crate) parts: BTreeMap<TopicPartition, Part>,
+    /// What Kafka acknowledged last of partitions that are gone, by epoch.
+    pub(crate) past: BTreeMap<(TopicPartition, i64), Snapshot>,
     pub(crate) sessions: BTreeMap<SessionId, Sess>,
     /// Owed `Revoked`s, with the reason, and whether the holder must hear (it has a stream) or may.
     pub(crate) notices: BTreeMap<Notice, (RevokeReason, bool)>,
     /// Owed `Settled`s by (session, request).
     pub(crate) answers: BTreeMap<(SessionId, u64), crate::support::settles::Answer>,
+    /// Owed answers of durable unary calls.
+    pub(crate) tickets: BTreeMap<Ticket, crate::support::settles::Answer>,
     /// Rejections without a request id that were not heard yet.
     pub(crate) loose: Vec<(SessionId, crate::support::settles::Answer)>,
     pub(crate) gone: BTreeSet<SessionId>,
@@ -179,15 +187,30 @@ impl Model {
             ticked: 0,
             paused: false,
             parts: BTreeMap::new(),
+            past: BTreeMap::new(),
             sessions: BTreeMap::new(),
             notices: BTreeMap::new(),
             answers: BTreeMap::new(),
+            tickets: BTreeMap::new(),
             loose: Vec::new(),
             gone: BTreeSet::new(),
             absent_drains: BTreeSet::new(),
             ever_done: BTreeSet::new(),
             violations: Vec::new(),
         }
+    }
+
+    /// The partition goes; what Kafka acknowledged last of it is remembered.
+    pub(crate) fn forget_part(&mut self, tp: &TopicPartition) -> Option<Part> {
+        let part = self.parts.remove(tp)?;
+        if let Some(acked) = &part.acked {
+            self.past.insert((tp.clone(), part.epoch.0), acked.clone());
+        }
+        Some(part)
+    }
+
+    pub(crate) fn gone_for_answers(&mut self, tp: &TopicPartition) {
+        self.answers.values_mut().chain(self.tickets.values_mut()).for_each(|answer| answer.partition_gone(tp));
     }
 
     pub(crate) fn broken(&mut self, what: impl Into<String>) {
@@ -204,6 +227,7 @@ impl Model {
             next: assignment.next.0,
             slots: BTreeMap::new(),
             durable: restored.durable.clone(),
+            durable_attempts: restored.durable_attempts.clone(),
             restored,
             in_flight: None,
             acked: None,
@@ -233,7 +257,7 @@ impl Model {
             };
             let mut attempts = restored.attempts.get(&record.offset).copied().unwrap_or_default();
             if !restored.whole {
-                attempts.0 = 0;
+                attempts.0 = restored.durable_attempts.get(&record.offset).copied().unwrap_or_default();
             }
             part.slots
                 .insert(record.offset, Slot { record: record.clone(), state, attempts, not_to: None, letter: None });
@@ -274,9 +298,8 @@ impl Model {
     pub(crate) fn lost(&mut self, partitions: &[TopicPartition], reason: RevokeReason) {
         for tp in partitions {
             self.fence(tp, reason);
-            self.parts.remove(tp);
-            let stale = |a: &mut crate::support::settles::Answer| a.partition_gone(tp);
-            self.answers.values_mut().for_each(stale);
+            self.forget_part(tp);
+            self.gone_for_answers(tp);
         }
     }
 
@@ -378,6 +401,8 @@ impl Model {
         s.draining = false;
         s.last_frame = s.last_frame.max(open.seen);
         s.report_commits = open.report_commits;
+        // Nobody listens any more to what the stream before asked.
+        self.answers.retain(|(n, _), _| *n != opened.session);
         self.keep_only(opened, open);
     }
 
@@ -440,6 +465,7 @@ impl Model {
             s.broken.get_or_insert(until);
             // Whatever it was owed, it cannot hear any more.
             self.notices.retain(|n, _| n.session != session);
+            self.answers.retain(|(n, _), _| *n != session);
             return;
         }
         self.bury(session);

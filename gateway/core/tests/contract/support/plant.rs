@@ -34,6 +34,10 @@ pub(crate) enum Plant {
     DoneBeforeTheLetterIsWritten,
     /// A release counts as a failure.
     CountReleases,
+    /// A durable settlement is answered as any other.
+    AnswerDurableAtOnce,
+    /// Metadata that is too long is left out, durable or not.
+    StripWhatDoesNotFit,
 }
 
 impl Plant {
@@ -47,6 +51,7 @@ impl Plant {
                     }
                 }
             }
+            Self::AnswerDurableAtOnce => frame.durable = false,
             Self::IgnoreSeen => frame.seen = u64::MAX,
             Self::AcceptAStaleEpoch => {
                 for leases in frame.settlements.iter_mut().map(|s| &mut s.leases) {
@@ -112,7 +117,8 @@ impl Plant {
                     _ => None,
                 };
                 offset = lied.map_or(offset, NextOffset);
-                if self == Self::CommitWithoutMetadata {
+                let is_long = metadata.encode_utf16().count() > model.policy.metadata_units_max / 2;
+                if self == Self::CommitWithoutMetadata || (self == Self::StripWhatDoesNotFit && is_long) {
                     metadata.clear();
                 }
                 vec![Output::Commit { partition, epoch, offset, metadata }]

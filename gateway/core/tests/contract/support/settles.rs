@@ -1,16 +1,13 @@
 //! The model's settlements: what changes, what is rejected, which answers are owed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_core::{
     Epoch, LetterCause, OffsetRange, OnExhausted, Outcome, RejectReason, Rejection, SessionId, Settlement, Settlements,
     TopicPartition,
 };
 
-use crate::support::model::{Last, Model, Notice, Slot, State};
-
-/// Until they are built, durable settlements are INVALID and change nothing.
-pub(crate) const DURABLE_IS_BUILT: bool = false;
+use crate::support::model::{Last, Model, Notice, Slot, Snapshot, State};
 
 /// One offset of one lease, as answers name it.
 pub(crate) type Name = (TopicPartition, i64, i64);
@@ -24,7 +21,13 @@ pub(crate) struct Answer {
     pub(crate) rejected: BTreeSet<(Name, Option<Reason>)>,
     /// Answered when Kafka has these: what must be done in an acknowledged commit.
     pub(crate) durable: bool,
+    /// It is unary, or has a request_id.
+    pub(crate) answerable: bool,
     pub(crate) awaited: BTreeSet<Name>,
+    /// Likewise, failures of records that are not done.
+    pub(crate) awaited_attempts: BTreeMap<Name, u32>,
+    /// What else the engine may wait for: records that the model does not follow.
+    pub(crate) perhaps: bool,
     /// Partitions whose part can only be answered as stale.
     pub(crate) gone: BTreeSet<TopicPartition>,
 }
@@ -56,8 +59,8 @@ fn is_named(rejections: &[Rejection], name: &Name, reason: Option<Reason>) -> bo
 
 impl Model {
     /// What a `Settlements` frame does, and the answer that it is owed.
-    pub(crate) fn settle(&mut self, session: SessionId, frame: &Settlements) -> Answer {
-        let mut answer = Answer { durable: frame.durable, ..Answer::default() };
+    pub(crate) fn settle(&mut self, session: SessionId, frame: &Settlements, answerable: bool) -> Answer {
+        let mut answer = Answer { durable: frame.durable, answerable, ..Answer::default() };
         if !self.sessions.contains_key(&session) {
             return answer;
         }
@@ -69,7 +72,7 @@ impl Model {
 
     /// A frame of a stream: its answer comes as an output.
     pub(crate) fn settle_stream(&mut self, session: SessionId, frame: &Settlements) {
-        let answer = self.settle(session, frame);
+        let answer = self.settle(session, frame, frame.request_id != 0);
         if !self.sessions.contains_key(&session) {
             return;
         }
@@ -89,7 +92,8 @@ impl Model {
             Outcome::Extend { ack_timeout_ms } => ack_timeout_ms.is_some_and(|d| d > self.policy.max_ack_timeout_ms),
             Outcome::Ack | Outcome::Release | Outcome::DeadLetter { .. } => false,
         };
-        let unreadable = unreadable || (frame.durable && !DURABLE_IS_BUILT);
+        // Nobody could be told that it is stored.
+        let unreadable = unreadable || (answer.durable && !answer.answerable);
         let live = self.parts.get(tp).is_some_and(|p| p.epoch == epoch && !p.fenced);
         for range in &leases.offsets {
             let first = (tp.clone(), epoch.0, range.first);
@@ -136,6 +140,7 @@ impl Model {
         let key = |o: i64| (tp.clone(), epoch.0, o);
         for ((_, _, offset), ends) in s.history.range(key(range.first)..=key(range.last)) {
             if any_lease(*offset) || !current || !remembers {
+                answer.perhaps = true;
                 continue;
             }
             let same = match outcome {
@@ -150,6 +155,7 @@ impl Model {
                 if frame.durable && same == Some(Last::Acked) {
                     answer.awaited.insert(key(*offset));
                 }
+                answer.perhaps |= same != Some(Last::Released);
             } else {
                 answer.applied.remove(&key(*offset));
                 answer.rejected.insert((key(*offset), Some(Reason::NotHeld)));
@@ -162,8 +168,17 @@ impl Model {
         for offset in held {
             self.apply(session, tp, offset, outcome);
             let name = (tp.clone(), epoch.0, offset);
-            if frame.durable && *outcome == Outcome::Ack {
-                answer.awaited.insert(name.clone());
+            if frame.durable {
+                let slot = &self.parts[tp].slots[&offset];
+                match (outcome, &slot.state) {
+                    (Outcome::Ack, _) | (Outcome::DeadLetter { .. }, State::Done | State::Letter { .. }) => {
+                        answer.awaited.insert(name.clone());
+                    }
+                    (Outcome::Retry { .. } | Outcome::DeadLetter { .. }, _) => {
+                        answer.awaited_attempts.insert(name.clone(), slot.attempts.0);
+                    }
+                    _ => {}
+                }
             }
             answer.applied.insert(name);
         }
@@ -274,9 +289,45 @@ impl Model {
             self.broken(format!("Settled{{{request_id}}} to {session:?} was not asked for, or came twice"));
             return;
         };
-        self.check_answer(&answer, rejections, &format!("request {request_id}"));
+        self.check_whole_answer(&answer, rejections, &format!("request {request_id}"));
+    }
+
+    /// An answer, and what it promises where it was durable.
+    pub(crate) fn check_whole_answer(&mut self, answer: &Answer, rejections: &[Rejection], what: &str) {
+        self.check_answer(answer, rejections, what);
         for name in &answer.awaited {
-            self.check_durable(&answer, name, rejections);
+            self.check_durable(answer, name, rejections);
+        }
+        for (name, count) in &answer.awaited_attempts {
+            self.check_durable_attempts(name, *count, rejections);
+        }
+    }
+
+    /// What Kafka acknowledged last in this epoch.
+    fn acked_of(&self, name: &Name) -> Option<&Snapshot> {
+        let live = self.parts.get(&name.0).filter(|p| p.epoch.0 == name.1);
+        live.map_or_else(|| self.past.get(&(name.0.clone(), name.1)), |part| part.acked.as_ref())
+    }
+
+    /// A durable Retry without a rejection says: an acknowledged commit has its attempt, or something better.
+    fn check_durable_attempts(&mut self, name: &Name, count: u32, rejections: &[Rejection]) {
+        if is_named(rejections, name, None) {
+            return;
+        }
+        let stored = self.acked_of(name).is_some_and(|s| {
+            let counted = s.attempts.get(&name.2).is_some_and(|(_, most)| *most >= count);
+            name.2 < s.offset || s.done.contains(&name.2) || counted
+        });
+        if !stored {
+            self.broken(format!("{name:?}: failure {count} was answered as durable, and no commit has it"));
+        }
+        if let Some(part) = part_of(self, name) {
+            part.durable_attempts.insert(name.2, count);
+            for snapshot in part.acked.iter_mut().chain(&mut part.in_flight) {
+                if snapshot.attempts.contains_key(&name.2) {
+                    snapshot.durable_attempts.insert(name.2, count);
+                }
+            }
         }
     }
 
@@ -285,14 +336,17 @@ impl Model {
         if !answer.durable || is_named(rejections, name, None) {
             return;
         }
-        let part = self.parts.get_mut(&name.0).filter(|p| p.epoch.0 == name.1);
-        let stored =
-            part.as_ref().and_then(|p| p.acked.as_ref()).is_some_and(|s| name.2 < s.offset || s.done.contains(&name.2));
+        let stored = self.acked_of(name).is_some_and(|s| name.2 < s.offset || s.done.contains(&name.2));
         if !stored {
             self.broken(format!("{name:?} was answered as durable, and no acknowledged commit has it"));
         }
         if let Some(part) = part_of(self, name) {
             part.durable.insert(name.2);
+        }
+        if let Some(snapshot) = self.past.get_mut(&(name.0.clone(), name.1)) {
+            snapshot.durable.insert(name.2);
+        }
+        if let Some(part) = part_of(self, name) {
             for snapshot in part.acked.iter_mut().chain(&mut part.in_flight) {
                 if snapshot.done.contains(&name.2) {
                     snapshot.durable.insert(name.2);
@@ -329,7 +383,7 @@ impl Model {
             .iter()
             .filter(|((s, _), a)| {
                 let hears = self.sessions.get(s).is_some_and(|s| s.broken.is_none());
-                hears && (!a.durable || a.awaited.is_empty() && a.applied.is_empty())
+                hears && (!a.durable || self.is_answerable(a))
             })
             .map(|(k, _)| *k)
             .collect();
@@ -337,6 +391,17 @@ impl Model {
             self.answers.remove(&key);
             self.broken(format!("{key:?} was not answered"));
         }
+    }
+}
+
+impl Model {
+    /// Kafka has all that a durable answer waits for, for sure: each below a committed offset, or its partition gone.
+    pub(crate) fn is_answerable(&self, answer: &Answer) -> bool {
+        let stored = |name: &Name| {
+            let part = self.parts.get(&name.0).filter(|p| p.epoch.0 == name.1);
+            part.is_none_or(|p| p.acked.as_ref().is_some_and(|s| name.2 < s.offset))
+        };
+        !answer.perhaps && answer.awaited.iter().chain(answer.awaited_attempts.keys()).all(stored)
     }
 }
 

@@ -350,15 +350,24 @@ impl World {
 
     /// What was answered as durable must survive a restore from what Kafka has.
     fn copy_durable(&mut self) {
+        for ((tp, _), past) in &self.driver.model.past {
+            if let Some(stored) = self.kafka.stored.get_mut(tp)
+                && (past.offset, &past.metadata) == (stored.offset, &stored.metadata)
+            {
+                stored.durable.extend(&past.durable);
+            }
+        }
         for (tp, part) in &self.driver.model.parts {
             let acked = part.acked.as_ref();
             if let (Some(acked), Some(stored)) = (acked, self.kafka.stored.get_mut(tp))
                 && (acked.offset, &acked.metadata) == (stored.offset, &stored.metadata)
             {
                 stored.durable.extend(&acked.durable);
+                stored.durable_attempts.extend(&acked.durable_attempts);
             }
             if let (Some(flight), Some((_, held))) = (&part.in_flight, self.in_flight.get_mut(tp)) {
                 held.durable.extend(&flight.durable);
+                held.durable_attempts.extend(&flight.durable_attempts);
             }
         }
     }
