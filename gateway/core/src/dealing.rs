@@ -57,7 +57,7 @@ impl Engine {
             return None;
         }
         for _ in 0..self.ring.len() {
-            if self.sums.ready == 0 {
+            if self.sums.ready == 0 && self.sums.suspects == 0 {
                 break;
             }
             let id = self.ring.pop_front()?;
@@ -69,7 +69,7 @@ impl Engine {
                 continue;
             }
             let quantum = free.min(self.sums.ready.div_ceil(waiting)).min(self.policy.frame_records_max as u64);
-            let output = self.fill_frame(now, id, quantum);
+            let output = self.deal_suspect(now, id).or_else(|| self.fill_frame(now, id, quantum));
             let session = self.sessions.get_mut(&id)?;
             session.in_ring = session.free() > 0;
             if session.in_ring {
@@ -118,7 +118,7 @@ impl Engine {
                 for (base, mask) in masks(&batch.records) {
                     self.lease_ids += 1;
                     let key = LeaseKey { pid, base, id: self.lease_ids };
-                    session.leases.insert(key, Lease { mask, frame, expires });
+                    session.leases.insert(key, Lease { mask, frame, expires, suspect: false });
                     self.timers.expiries.insert((expires, key.id), (id, key));
                 }
                 batches.push(batch);
@@ -133,6 +133,7 @@ impl Engine {
         self.broken_count += room.untimely;
         session.held = room.held;
         session.held_bytes = room.held_bytes;
+        self.deaths.count(session);
         Some(Output::Deliver { session: id, sequence: frame, batches })
     }
 
@@ -148,9 +149,54 @@ impl Engine {
         }
     }
 
+    /// A suspect, in a frame of its own, to a session that holds none: the lowest that fits.
+    fn deal_suspect(&mut self, now: Millis, id: SessionId) -> Option<Output> {
+        if self.sums.suspects == 0 {
+            return None;
+        }
+        let session = self.sessions.get_mut(&id).filter(|session| session.suspects == 0)?;
+        let chosen = self.suspects_from.iter().find_map(|pid| {
+            let partition = self.partitions.get(*pid)?;
+            let offset = lowest_suspect(partition, session, id, now)?;
+            Some((*pid, offset))
+        });
+        let (pid, offset) = chosen?;
+        let partition = self.partitions.get_mut(pid)?;
+        let at = partition.ledger.find(offset)?;
+        let slot = partition.ledger.slot(at)?;
+        let (bytes, record) = (u64::from(slot.bytes), Dealt { record: slot.record.clone(), attempts: slot.attempts });
+        self.broken_count += crate::invariants::turn_kept(&partition.ledger, at);
+        partition.ledger.lease_suspect(at);
+        partition.released.remove(&offset);
+        partition.stats.delivered += 1;
+        if partition.ledger.ready_suspects() == 0 {
+            self.suspects_from.remove(&pid);
+        }
+        self.sums.count(partition);
+        session.sequence += 1;
+        session.suspects += 1;
+        self.lease_ids += 1;
+        let (frame, expires) = (session.sequence, now.plus(session.ack_timeout_ms));
+        let key = LeaseKey { pid, base: offset, id: self.lease_ids };
+        session.leases.insert(key, Lease { mask: 1, frame, expires, suspect: true });
+        self.timers.expiries.insert((expires, key.id), (id, key));
+        self.broken_count += crate::invariants::window_kept(session, session.held + 1, session.held_bytes + bytes);
+        session.held += 1;
+        session.held_bytes += bytes;
+        self.deaths.count(session);
+        let batch = Batch { partition: partition.name.clone(), epoch: partition.epoch, records: vec![record] };
+        Some(Output::Deliver { session: id, sequence: frame, batches: vec![batch] })
+    }
+
     /// The partition has something ready.
     pub(crate) fn offer_partition(&mut self, pid: Pid) {
         let Some(partition) = self.partitions.get_mut(pid) else { return };
+        if partition.ledger.ready_suspects() > 0 && partition.revoking.is_none() {
+            self.suspects_from.insert(pid);
+            self.deal_again = true;
+        } else {
+            self.suspects_from.remove(&pid);
+        }
         if partition.ledger.ready() > 0 && partition.revoking.is_none() {
             if !partition.in_ring {
                 partition.in_ring = true;
@@ -159,6 +205,20 @@ impl Engine {
             self.deal_again = true;
         }
     }
+}
+
+/// The lowest suspect that this session may have.
+fn lowest_suspect(partition: &Partition, session: &Session, id: SessionId, now: Millis) -> Option<i64> {
+    let may_have = |offset: &&i64| {
+        let at = partition.ledger.find(**offset);
+        let released = partition.released.get(*offset).is_some_and(|(by, until)| *by == id && *until > now);
+        at.and_then(|at| partition.ledger.slot(at)).is_some_and(|slot| {
+            !released
+                && fits(slot, &partition.name.topic, session.max_frame_bytes)
+                && session.takes(session.held, session.held_bytes, u64::from(slot.bytes))
+        })
+    };
+    partition.ledger.suspects.ready().iter().find(may_have).copied()
 }
 
 /// Leases the lowest ready records that fit.

@@ -1,10 +1,10 @@
 //! The engine of one subscription.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use crate::deaths::Deaths;
 use crate::durable::{Asker, Requests};
 use crate::io::{Answer, Assignment, CommitError, LetterCause, LetterError, Open, Opened, Output, Restored, Ticket};
-use crate::leases::How;
 use crate::letters::Hand;
 use crate::partition::{Counted, Partition, Partitions, Pid};
 use crate::policy::Policy;
@@ -30,6 +30,10 @@ pub struct Engine {
     pub(crate) ring: VecDeque<SessionId>,
     /// Partitions with something ready, the next to be dealt from first.
     pub(crate) deal_from: VecDeque<Pid>,
+    /// Partitions with suspects that may be dealt.
+    pub(crate) suspects_from: BTreeSet<Pid>,
+    /// Sessions that broke, and what is not decided about them.
+    pub(crate) deaths: Deaths,
     /// Something changed since dealing last found nothing to do.
     pub(crate) deal_again: bool,
     pub(crate) paused: bool,
@@ -53,6 +57,8 @@ pub struct Engine {
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
     pub(crate) ready: u64,
+    /// Suspects that may be dealt.
+    pub(crate) suspects: u64,
     pub(crate) leased: u64,
     pub(crate) bytes: u64,
 }
@@ -60,10 +66,12 @@ pub(crate) struct Sums {
 impl Sums {
     /// Brings the sums up to what the partition has now.
     pub(crate) fn count(&mut self, partition: &mut Partition) {
-        let ready = if partition.revoking.is_some() { 0 } else { partition.ledger.ready() };
-        let now = Counted { ready, leased: partition.ledger.leased(), bytes: partition.ledger.bytes() };
+        let dealt_from = u64::from(partition.revoking.is_none());
+        let (ready, suspects) = (partition.ledger.ready() * dealt_from, partition.ledger.ready_suspects() * dealt_from);
+        let now = Counted { ready, suspects, leased: partition.ledger.leased(), bytes: partition.ledger.bytes() };
         let was = std::mem::replace(&mut partition.counted, now);
         self.ready = self.ready + now.ready - was.ready;
+        self.suspects = self.suspects + now.suspects - was.suspects;
         self.leased = self.leased + now.leased - was.leased;
         self.bytes = self.bytes + now.bytes - was.bytes;
     }
@@ -71,6 +79,7 @@ impl Sums {
     /// The partition is forgotten.
     pub(crate) fn forget(&mut self, counted: Counted) {
         self.ready -= counted.ready;
+        self.suspects -= counted.suspects;
         self.leased -= counted.leased;
         self.bytes -= counted.bytes;
     }
@@ -90,6 +99,8 @@ impl Engine {
             outputs: VecDeque::new(),
             ring: VecDeque::new(),
             deal_from: VecDeque::new(),
+            suspects_from: BTreeSet::new(),
+            deaths: Deaths::default(),
             deal_again: false,
             paused: false,
             resting: false,
@@ -119,7 +130,7 @@ impl Engine {
             self.fence(now, pid, RevokeReason::Reassigned);
             self.forget_partition(pid);
         }
-        let (partition, restored) = Partition::new(assignment, self.policy.metadata_units_max, self.policy.ordering);
+        let (partition, restored) = Partition::new(assignment, &self.policy);
         let pid = self.partitions.insert(partition);
         self.touch(now, pid);
         restored
@@ -187,6 +198,7 @@ impl Engine {
                 partition.in_ring = false;
             }
             self.deal_from.retain(|other| *other != pid);
+            self.suspects_from.remove(&pid);
             self.touch(now, pid);
         }
     }
@@ -301,9 +313,11 @@ impl Engine {
         self.end_oversize(now);
         while let Some((due, id)) = self.timers.resumes.first().copied().filter(|r| r.0 <= now) {
             self.timers.resumes.remove(&(due, id));
-            self.end_session(now, id, How::Return);
+            self.die(now, id);
+            self.end_session(now, id);
             self.outputs.push_back(Output::Gone { session: id });
         }
+        self.decide_deaths(now);
         while let Some(pid) = self.timers.pop_partition(now) {
             if let Some(partition) = self.partitions.get_mut(pid) {
                 partition.scheduled = None;
@@ -317,7 +331,7 @@ impl Engine {
     /// The moment at which `tick` has something to do.
     #[must_use]
     pub fn wake_at(&self) -> Option<Millis> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.deaths.next()).min()
     }
 
     /// What the driver is to do next. Dealing happens here: call until `None` after one or more inputs.

@@ -85,11 +85,19 @@ impl Engine {
     fn check_waiting(&self, pid: Pid, partition: &Partition) -> Result<(), String> {
         let of = |wait| self.timers.waits_of(pid).filter(move |w| w.wait == wait).count();
         let (letters, oversize) = (&partition.letters, &partition.oversize);
-        if of(Wait::Retry) + letters.len() + oversize.len() != partition.ledger.waiting() as usize {
+        let suspects = &partition.ledger.suspects;
+        let others = letters.len() + oversize.len() + suspects.ready().len() + suspects.undecided().len();
+        if of(Wait::Retry) + others != partition.ledger.waiting() as usize {
             return Err(format!("5: {}: waiting records that nothing waits for", partition.name));
         }
         let is_waiting =
             |offset: i64| partition.ledger.find(offset).is_some_and(|at| partition.ledger.state(at) == State::Waiting);
+        if !suspects.ready().iter().all(|offset| is_waiting(*offset) && suspects.is_suspect(*offset)) {
+            return Err(format!("5: {}: a suspect that is none, or does not wait", partition.name));
+        }
+        if !suspects.undecided().keys().all(|offset| is_waiting(*offset)) {
+            return Err(format!("5: {}: an undecided record that does not wait", partition.name));
+        }
         if !letters.offsets().chain(oversize.keys().copied()).all(is_waiting) {
             return Err(format!("9: {}: a record given up that does not wait", partition.name));
         }
@@ -104,6 +112,13 @@ impl Engine {
             let held: u64 = session.leases.values().map(|lease| u64::from(lease.mask.count_ones())).sum();
             if held != session.held {
                 return Err(format!("4: {id:?}: counts {} leases, has {held}", session.held));
+            }
+            let suspects = session.leases.values().filter(|lease| lease.suspect).count();
+            if suspects > 1 || suspects != session.suspects as usize {
+                return Err(format!("9: {id:?}: counts {} suspects, holds {suspects}", session.suspects));
+            }
+            if session.counted != (session.held > 0 && session.broken_until.is_none()) {
+                return Err(format!("9: {id:?}: not among those with leases as it should be"));
             }
             let mut bytes = 0;
             for (key, lease) in &session.leases {
@@ -126,6 +141,10 @@ impl Engine {
                 return Err(format!("5: {id:?}: not in the ring as it should be"));
             }
         }
+        let holders = self.sessions.values().filter(|session| session.counted).count() as u64;
+        if holders != self.deaths.holders() {
+            return Err(format!("9: counts {} sessions with leases, has {holders}", self.deaths.holders()));
+        }
         let entries: usize = self.sessions.values().map(|s| s.leases.len()).sum();
         if entries == self.timers.expiries.len() { Ok(()) } else { Err("5: expiries without leases".into()) }
     }
@@ -141,6 +160,10 @@ impl Engine {
             leases.sort_unstable();
             if leases != partition.ledger.leased_offsets() {
                 return Err(format!("2: {}: leases and leased records differ", partition.name));
+            }
+            let has_suspects = partition.ledger.ready_suspects() > 0 && partition.revoking.is_none();
+            if has_suspects != self.suspects_from.contains(&pid) {
+                return Err(format!("5: {}: suspects that nobody deals", partition.name));
             }
             let dealable = partition.ledger.ready() > 0 && partition.revoking.is_none();
             if dealable && !self.deal_from.contains(&pid) {

@@ -1,5 +1,6 @@
 //! The end of leases, in one place, whichever way they end.
 
+use crate::deaths::BreakId;
 use crate::engine::Engine;
 use crate::io::LetterCause;
 use crate::ledger::{At, State};
@@ -27,6 +28,11 @@ pub(crate) enum How<'a> {
     Expire,
     /// Its session ended.
     Return,
+    /// Its session died, perhaps by this record. `hold`: it waits until that is decided; a suspect waits in any case.
+    Die {
+        of: BreakId,
+        hold: bool,
+    },
     /// A resumed session does not have it.
     TakeBack,
     /// Its partition went away.
@@ -40,7 +46,7 @@ impl How<'_> {
             Self::Retry { .. } => Ended::Retry,
             Self::DeadLetter { .. } => Ended::DeadLetter,
             Self::Release => Ended::Release,
-            Self::Expire | Self::Return | Self::TakeBack | Self::Fence => Ended::Taken,
+            Self::Expire | Self::Return | Self::Die { .. } | Self::TakeBack | Self::Fence => Ended::Taken,
         }
     }
 
@@ -55,6 +61,8 @@ struct Fate<'a> {
     hand: Hand<'a>,
     session: SessionId,
     how: How<'a>,
+    /// It was dealt as a suspect.
+    suspect: bool,
 }
 
 // === impl Engine ===
@@ -66,13 +74,16 @@ impl Engine {
         let Some(lease) = session.leases.get_mut(&key) else { return };
         let bits = lease.mask & bits;
         lease.mask &= !bits;
+        let suspect = lease.suspect;
         if lease.mask == 0 {
             self.timers.expiries.remove(&(lease.expires, key.id));
             session.leases.remove(&key);
+            session.suspects -= u32::from(suspect);
         }
         let remembered = self.policy.remembered_windows * session.window_max.max(1);
         session.past.add(key, how.ended(), bits, remembered);
         session.held -= u64::from(bits.count_ones());
+        self.deaths.count(session);
         if how.is_settled() {
             session.unresponsive = false;
             if session.report_commits {
@@ -82,7 +93,7 @@ impl Engine {
         let Some(partition) = self.partitions.get_mut(key.pid) else { return };
         let (rng, timers) = (&mut self.rng, &mut self.timers);
         let hand = Hand { now, policy: &self.policy, rng, timers, pid: key.pid };
-        let mut fate = Fate { hand, session: id, how };
+        let mut fate = Fate { hand, session: id, how, suspect };
         let mut near = None;
         for offset in offsets_of(key.base, bits) {
             let at = partition.ledger.find_near(near, offset).filter(|at| partition.ledger.state(*at) == State::Leased);
@@ -127,7 +138,7 @@ impl Fate<'_> {
             }
             How::Retry { delay_ms, reason } => {
                 partition.stats.retried += 1;
-                self.fail(partition, at, offset, delay_ms, reason);
+                self.hand.fail(partition, at, offset, delay_ms, reason);
             }
             How::DeadLetter { reason } => {
                 partition.ledger.failures.say(offset, reason);
@@ -135,7 +146,7 @@ impl Fate<'_> {
             }
             How::Expire => {
                 partition.stats.expired += 1;
-                self.fail(partition, at, offset, None, None);
+                self.hand.fail(partition, at, offset, None, None);
             }
             How::Release => {
                 partition.stats.released += 1;
@@ -148,28 +159,49 @@ impl Fate<'_> {
                 partition.stats.released += 1;
                 partition.ledger.make_ready(at);
             }
+            How::Die { of, hold } => {
+                partition.stats.released += 1;
+                if !self.suspect {
+                    partition.ledger.suspects.mark(offset);
+                }
+                if hold || self.suspect {
+                    partition.ledger.make_waiting(at);
+                    partition.ledger.suspects.leave_open(offset, of);
+                } else {
+                    partition.ledger.make_ready(at);
+                }
+            }
             How::TakeBack | How::Fence => partition.ledger.make_ready(at),
         }
     }
+}
 
+impl Hand<'_> {
     /// A counted failure: waits for its retry, or is exhausted.
-    fn fail(&mut self, partition: &mut Partition, at: At, offset: i64, delay_ms: Option<u64>, reason: Option<&str>) {
+    pub(crate) fn fail(
+        &mut self,
+        partition: &mut Partition,
+        at: At,
+        offset: i64,
+        delay_ms: Option<u64>,
+        reason: Option<&str>,
+    ) {
         let attempts = partition.ledger.count_attempt(at);
-        partition.ledger.failures.count(self.hand.now, offset, reason);
-        partition.commit.change(self.hand.now, 0);
-        let max = self.hand.policy.max_attempts.max(1);
+        partition.ledger.failures.count(self.now, offset, reason);
+        partition.commit.change(self.now, 0);
+        let max = self.policy.max_attempts.max(1);
         partition.stats.failed += u64::from(attempts == max);
         if attempts >= max {
-            self.hand.give_up(partition, at, offset, LetterCause::Exhausted);
+            self.give_up(partition, at, offset, LetterCause::Exhausted);
             return;
         }
-        let Hand { policy, rng, .. } = &mut self.hand;
+        let Self { policy, rng, .. } = self;
         let delay_ms = delay_ms.unwrap_or_else(|| policy.backoff.delay_ms(attempts, rng));
         if delay_ms == 0 {
             partition.ledger.make_ready(at);
         } else {
             partition.ledger.make_waiting(at);
-            self.hand.wait(delay_ms, offset, Wait::Retry);
+            self.wait(delay_ms, offset, Wait::Retry);
         }
     }
 }

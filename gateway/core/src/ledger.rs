@@ -7,6 +7,7 @@
 mod failures;
 mod lanes;
 mod segment;
+mod suspects;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use crate::types::{Millis, OffsetRange, Record};
 use failures::Failures;
 use lanes::Lanes;
 use segment::{SEGMENT_RECORDS, Segment, Stretch};
+pub(crate) use suspects::Suspects;
 
 pub(crate) use failures::cut;
 pub(crate) use segment::Slot;
@@ -75,10 +77,12 @@ pub(crate) struct Ledger {
     held: BTreeSet<u64>,
     /// When and why records failed that are not done.
     pub(crate) failures: Failures,
+    /// Which of them were held by sessions that died.
+    pub(crate) suspects: Suspects,
 }
 
 impl Ledger {
-    pub(crate) fn new(next: i64, ordering: Ordering) -> Self {
+    pub(crate) fn new(next: i64, ordering: Ordering, suspect_marks: u32) -> Self {
         Self {
             segments: VecDeque::new(),
             base: 0,
@@ -94,6 +98,7 @@ impl Ledger {
             lanes: Lanes::new(ordering),
             held: BTreeSet::new(),
             failures: Failures::default(),
+            suspects: Suspects::new(suspect_marks),
         }
     }
 
@@ -116,7 +121,12 @@ impl Ledger {
         self.not_done
     }
 
-    /// Records that wait for their retry, or for a frame in which they fit.
+    /// Suspects that may be dealt, each in a frame of its own.
+    pub(crate) fn ready_suspects(&self) -> u64 {
+        self.suspects.ready().len() as u64
+    }
+
+    /// Records that wait for their retry, or for a frame in which they fit; suspects, whatever they wait for.
     pub(crate) fn waiting(&self) -> u64 {
         self.not_done - self.ready - self.leased - self.lane_waiting()
     }
@@ -288,11 +298,31 @@ impl Ledger {
         }
     }
 
-    /// Leased or waiting → ready. What waits for an earlier record of its lane goes on waiting.
+    /// A suspect that may be dealt → leased.
+    pub(crate) fn lease_suspect(&mut self, at: At) {
+        let Some(offset) = self.slot(at).map(|slot| slot.record.offset) else { return };
+        self.suspects.take(offset);
+        if let Some(segment) = self.live_mut(at) {
+            segment.make_ready(at.place);
+            segment.lease(at.place);
+            self.leased += 1;
+        }
+    }
+
+    /// Leased or waiting → ready. What waits for an earlier record of its lane goes on waiting, and a suspect is ready in a
+    /// place of its own.
     pub(crate) fn make_ready(&mut self, at: At) {
         let was = self.state(at);
         self.held.remove(&at.sequence());
         if !self.has_turn(at) {
+            return;
+        }
+        if self.suspects.is_any_marked()
+            && let Some(offset) = self.slot(at).map(|slot| slot.record.offset)
+            && self.suspects.is_suspect(offset)
+        {
+            self.make_waiting(at);
+            self.suspects.offer(offset);
             return;
         }
         if let Some(segment) = self.live_mut(at)
@@ -353,6 +383,7 @@ impl Ledger {
             self.attempted.remove(&slot.record.offset);
         }
         self.failures.forget(slot.record.offset);
+        self.suspects.forget(slot.record.offset);
         self.held.remove(&at.sequence());
         self.collapse((at.segment - self.base) as usize);
         if let Some(lanes) = &mut self.lanes

@@ -7,6 +7,7 @@
 
 mod commit;
 mod dealing;
+mod deaths;
 mod durable;
 mod engine;
 mod invariants;

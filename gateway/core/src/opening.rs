@@ -33,6 +33,7 @@ impl Engine {
             session.report_commits = open.report_commits;
             session.draining = false;
             session.set_window(open.window.unwrap_or_default());
+            self.deaths.count(session);
         }
         self.mind_frame_limits(now);
         self.offer(id);
@@ -57,6 +58,16 @@ impl Engine {
         if let Some(until) = until {
             self.timers.resumes.remove(&(until, id));
         }
+        let resumed = if until.is_some() { Resumed::AfterBreak } else { Resumed::Superseding };
+        // It knows nothing of the frames that it was sent: another process under the same name.
+        if open.seen == 0 && open.holding.is_empty() && session.sequence > 0 {
+            if until.is_none() {
+                self.note_break(now, id);
+            }
+            self.die(now, id);
+            return resumed;
+        }
+        session.broke = None;
         let mut kept: BTreeMap<LeaseKey, u128> = BTreeMap::new();
         for leases in &open.holding {
             let Some(pid) = self.partitions.live(&leases.partition, leases.epoch) else { continue };
@@ -81,7 +92,7 @@ impl Engine {
         for pid in touched {
             self.touch(now, pid);
         }
-        if until.is_some() { Resumed::AfterBreak } else { Resumed::Superseding }
+        resumed
     }
 
     fn held_by(&self, id: SessionId) -> Vec<Leases> {
@@ -100,22 +111,30 @@ impl Engine {
 
     pub(crate) fn close_session(&mut self, now: Millis, id: SessionId, end: End) {
         self.forget_requests(id);
+        if end == End::Broken && self.sessions.get(&id).is_some_and(|session| session.broken_until.is_none()) {
+            self.note_break(now, id);
+        }
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if end == End::Broken && session.consumer_id.is_some() {
             if session.broken_until.is_none() {
                 let until = now.plus(self.policy.resume_timeout_ms);
                 session.broken_until = Some(until);
+                self.deaths.count(session);
                 self.timers.resumes.insert((until, id));
             }
             return;
         }
-        self.end_session(now, id, How::Return);
+        if end == End::Broken {
+            self.die(now, id);
+        }
+        self.end_session(now, id);
     }
 
     /// All of a session's state dies here, whichever way it ended.
-    pub(crate) fn end_session(&mut self, now: Millis, id: SessionId, how: How) {
-        self.end_all_leases(now, id, how);
+    pub(crate) fn end_session(&mut self, now: Millis, id: SessionId) {
+        self.end_all_leases(now, id, How::Return);
         let Some(session) = self.sessions.remove(&id) else { return };
+        self.deaths.forget(&session);
         if let Some(until) = session.broken_until {
             self.timers.resumes.remove(&(until, id));
         }
@@ -149,6 +168,9 @@ impl Session {
             window_max: 0,
             settled_in: BTreeSet::new(),
             durable_waiting: 0,
+            suspects: 0,
+            counted: false,
+            broke: None,
         }
     }
 }

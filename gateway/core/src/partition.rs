@@ -8,7 +8,7 @@ use crate::io::{Assignment, Restored};
 use crate::ledger::Ledger;
 use crate::letters::Letters;
 use crate::metadata::{self, Attempts};
-use crate::policy::Ordering;
+use crate::policy::Policy;
 use crate::types::{Epoch, Millis, OffsetRange, SessionId, TopicPartition};
 use crate::view::Stats;
 
@@ -51,6 +51,7 @@ pub(crate) struct Partition {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) ready: u64,
+    pub(crate) suspects: u64,
     pub(crate) leased: u64,
     pub(crate) bytes: u64,
 }
@@ -90,7 +91,7 @@ impl SavedAbove {
 // === impl Partition ===
 
 impl Partition {
-    pub(crate) fn new(assignment: Assignment, units_max: usize, ordering: Ordering) -> (Self, Restored) {
+    pub(crate) fn new(assignment: Assignment, policy: &Policy) -> (Self, Restored) {
         let Assignment { partition, epoch, next, metadata, topic_hash, commit_now } = assignment;
         let text = metadata.filter(|text| !text.is_empty());
         let (saved, restored) = match text.map(|text| metadata::decode(&text)) {
@@ -99,13 +100,13 @@ impl Partition {
             Some(_) => (SavedAbove::default(), Restored::Ignored),
         };
         let stats = Stats { metadata_ignored: u64::from(restored == Restored::Ignored), ..Stats::default() };
-        let commit = CommitState::new((!commit_now).then_some(next), units_max);
+        let commit = CommitState::new((!commit_now).then_some(next), policy.metadata_units_max);
         let durable = Durable::restored(saved.done.iter().copied(), saved.attempts.iter().copied());
         let partition = Self {
             name: partition,
             epoch,
             topic_hash,
-            ledger: Ledger::new(next.0, ordering),
+            ledger: Ledger::new(next.0, policy.ordering, policy.suspect_marks),
             saved,
             commit,
             stats,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::deaths::BreakId;
 use crate::partition::Pid;
 use crate::types::{Millis, Window};
 
@@ -22,6 +23,8 @@ pub(crate) struct Lease {
     pub(crate) mask: u128,
     pub(crate) frame: u64,
     pub(crate) expires: Millis,
+    /// One record, dealt as a suspect.
+    pub(crate) suspect: bool,
 }
 
 /// How leases ended that a session once had.
@@ -74,6 +77,12 @@ pub(crate) struct Session {
     pub(crate) settled_in: BTreeSet<Pid>,
     /// Offsets that it settled as durable and that Kafka does not have.
     pub(crate) durable_waiting: u64,
+    /// Leases of records that were dealt as suspects: one at most.
+    pub(crate) suspects: u32,
+    /// It counts among the connected sessions with leases.
+    pub(crate) counted: bool,
+    /// Its break, while it held leases, and nobody knows yet whether it comes back.
+    pub(crate) broke: Option<BreakId>,
 }
 
 /// The bits of `base..` that lie within `first..=last`.

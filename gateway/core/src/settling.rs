@@ -274,7 +274,7 @@ impl Engine {
             return;
         }
         lease.mask &= !bits;
-        let part = Lease { mask: bits, frame: lease.frame, expires: until };
+        let part = Lease { mask: bits, expires: until, ..*lease };
         self.lease_ids += 1;
         let key = LeaseKey { id: self.lease_ids, ..key };
         session.leases.insert(key, part);

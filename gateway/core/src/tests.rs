@@ -8,6 +8,7 @@ mod letters;
 mod revoking;
 mod sessions;
 mod settling;
+mod suspects;
 
 use crate::*;
 

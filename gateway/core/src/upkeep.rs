@@ -142,6 +142,7 @@ impl Engine {
         self.sums.forget(partition.counted);
         self.timers.forget(pid);
         self.deal_from.retain(|other| *other != pid);
+        self.suspects_from.remove(&pid);
         for session in self.sessions.values_mut() {
             session.past.forget(pid);
             session.settled_in.remove(&pid);

@@ -92,6 +92,10 @@ pub struct Stats {
     pub refetched: u64,
     /// Records skipped because the commit said that they are done.
     pub restored_done: u64,
+    /// Sessions that died alone: what they held is marked.
+    pub sessions_died: u64,
+    /// Sessions that broke together with more than half of the others, and did not come back: nobody is to blame.
+    pub sessions_broke_together: u64,
     /// Requests that were durable and were answered once Kafka had everything, or that it may come again.
     pub durable_answered: u64,
     /// Settlements rejected.
@@ -133,6 +137,8 @@ pub struct PartitionView {
     pub waiting_retry: u64,
     /// Records that wait for an earlier one of their lane.
     pub lane_waiting: u64,
+    /// Records that several sessions died with: each is dealt by itself.
+    pub suspects: u64,
     /// Records on their way to the dead letters.
     pub dead_letters_pending: u64,
     /// Settled records whose durable settlement Kafka does not have yet.

@@ -86,9 +86,12 @@ impl Engine {
             next: NextOffset(ledger.next()),
             span: ledger.span(),
             bytes: ledger.bytes(),
-            ready: ledger.ready(),
+            ready: ledger.ready() + ledger.ready_suspects(),
             leased: ledger.leased(),
-            waiting_retry: ledger.waiting() - (partition.letters.len() + partition.oversize.len()) as u64,
+            waiting_retry: ledger.waiting()
+                - (partition.letters.len() + partition.oversize.len()) as u64
+                - ledger.ready_suspects(),
+            suspects: ledger.suspects.count(),
             dead_letters_pending: partition.letters.len() as u64,
             lane_waiting: ledger.lane_waiting(),
             durable_waiting: partition.durable.waiting(),
@@ -113,6 +116,10 @@ impl Engine {
         }
         let (offset, attempts) = ledger.slot(head).map_or((0, 0), |slot| (slot.record.offset, slot.attempts));
         let waits = match ledger.state(head) {
+            State::Waiting if ledger.suspects.ready().contains(&offset) => {
+                self.why_not_dealt().or(Some(BlockedOn::Suspect))
+            }
+            State::Waiting if ledger.suspects.undecided().contains_key(&offset) => Some(BlockedOn::Suspect),
             State::Waiting if partition.letters.contains(offset) => Some(BlockedOn::DeadLetter),
             State::Waiting if attempts >= self.policy.max_attempts.max(1) => Some(BlockedOn::Exhausted),
             State::Waiting if partition.oversize.contains_key(&offset) => Some(BlockedOn::NoWindow),
@@ -165,6 +172,8 @@ impl Stats {
         self.committed += other.committed;
         self.refetched += other.refetched;
         self.restored_done += other.restored_done;
+        self.sessions_died += other.sessions_died;
+        self.sessions_broke_together += other.sessions_broke_together;
         self.durable_answered += other.durable_answered;
         self.rejected += other.rejected;
         self.commits += other.commits;

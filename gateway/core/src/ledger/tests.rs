@@ -2,7 +2,7 @@ use super::*;
 use crate::tests::{range, record};
 
 fn ledger(offsets: impl IntoIterator<Item = i64>) -> Ledger {
-    let mut ledger = Ledger::new(0, Ordering::None);
+    let mut ledger = Ledger::new(0, Ordering::None, 2);
     for offset in offsets {
         ledger.push(Millis(0), record(offset), 0, false);
     }
@@ -97,7 +97,7 @@ fn the_lowest_ready_record_is_found_after_one_below_returns() {
 
 #[test]
 fn a_record_done_out_of_its_turn_leaves_its_lane() {
-    let mut l = Ledger::new(0, Ordering::Partition);
+    let mut l = Ledger::new(0, Ordering::Partition, 2);
     for offset in 0..5 {
         l.push(Millis(0), record(offset), 0, false);
     }
@@ -116,7 +116,7 @@ fn a_record_done_out_of_its_turn_leaves_its_lane() {
 
 #[test]
 fn lanes_that_are_gone_give_their_room_back() {
-    let mut l = Ledger::new(0, Ordering::Key);
+    let mut l = Ledger::new(0, Ordering::Key, 2);
     for offset in 0..100_000i64 {
         let key = Some(bytes::Bytes::copy_from_slice(&offset.to_be_bytes()));
         l.push(Millis(0), Record { key, ..record(offset) }, 0, false);

@@ -97,7 +97,7 @@ fn however_a_lease_ends_without_its_record_done_the_key_waits_for_it() {
     // Its holder breaks, and comes back without it.
     w.engine.close(w.now, other, End::Broken);
     assert_eq!(w.dealt(), [], "it may still come back with it");
-    let open = Open { consumer_id: Some("c".into()), ..Open::default() };
+    let open = Open { consumer_id: Some("c".into()), seen: 1, ..Open::default() };
     w.engine.open(w.now, open);
     assert_eq!(w.dealt(), [0], "to the first session: the other has no window");
     // Its holder is gone.

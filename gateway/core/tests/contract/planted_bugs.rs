@@ -238,6 +238,35 @@ fn a_durable_record_forgotten_when_the_metadata_fills_is_caught() {
     says(&said, "is done");
 }
 
+/// Two workers hold records, and their streams break at the same moment, again and again.
+fn cuts(world: &mut World, times: usize, apart: u64) {
+    let tp = world.one();
+    world.kafka.produce(&tp, &[0; 6], 0);
+    world.fetch(&tp, 6, false);
+    for _ in 0..times {
+        let both = [world.open(client::open(None, 3)), world.open(client::open(None, 3))];
+        for session in both {
+            world.advance(apart);
+            world.close(session, sluice_core::End::Broken);
+        }
+        world.advance(60_000);
+    }
+    world.open(client::open(None, 10));
+    world.advance(1);
+}
+
+#[test]
+fn a_balancer_taken_for_a_record_that_kills_is_caught() {
+    let said = caught(Plant::BlameTheBalancer, |world| cuts(world, 4, 1));
+    says(&said, "attempts 1, should be 0 to 0");
+}
+
+#[test]
+fn a_record_that_kills_and_is_dealt_on_with_others_is_caught() {
+    let said = caught(Plant::TrustTheDead, |world| cuts(world, 4, 5_000));
+    says(&said, "suspects among");
+}
+
 #[test]
 fn an_attempt_counted_for_a_release_is_caught() {
     let said = caught(Plant::CountReleases, |world| {

@@ -260,6 +260,7 @@ impl Script {
                 State::Done => "d".into(),
                 State::Unsure => "?".into(),
                 State::Leased { session, .. } => format!("L{}", self.name(session)),
+                State::Undecided { .. } => "?".into(),
                 State::Letter { in_flight: true, .. } => "X".into(),
                 State::Letter { .. } => "x".into(),
                 State::Idle { not_before, .. } if not_before > driver.now().0 => "w".into(),

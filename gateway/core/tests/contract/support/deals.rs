@@ -54,15 +54,21 @@ impl Model {
         if unresponsive && (before.records > 0 || records > 1) {
             self.broken(format!("{session:?} settled nothing since an expiry, held {before:?}, was dealt {records}"));
         }
+        let slot = |b: &Batch, o: i64| self.parts.get(&b.partition).and_then(|p| p.slots.get(&o)).cloned();
+        let slots = batches.iter().flat_map(|b| b.records.iter().filter_map(move |d| slot(b, d.record.offset)));
+        let suspects = slots.filter(|slot| self.is_suspect(slot)).count();
+        if suspects > 0 && (records > 1 || self.holds_suspect(session)) {
+            self.broken(format!("{session:?} was dealt {suspects} suspects among {records} records, or holds one"));
+        }
         for batch in batches {
-            self.dealt_batch(session, sequence, batch);
+            self.dealt_batch(session, sequence, batch, suspects > 0);
         }
         let s = self.sessions.get_mut(&session).expect("looked up above");
         s.last_frame = sequence;
         s.dealt += records;
     }
 
-    fn dealt_batch(&mut self, session: SessionId, frame: u64, batch: &Batch) {
+    fn dealt_batch(&mut self, session: SessionId, frame: u64, batch: &Batch, suspect: bool) {
         let tp = &batch.partition;
         let Some(part) = self.parts.get(tp) else {
             self.broken(format!("a delivery from {tp}, which is not assigned"));
@@ -75,7 +81,7 @@ impl Model {
             self.violations.push("a batch is not ascending".into());
         }
         for dealt in &batch.records {
-            if let Err(why) = self.dealt_record(session, frame, batch, dealt) {
+            if let Err(why) = self.dealt_record(session, frame, batch, dealt, suspect) {
                 self.broken(format!("{tp} {} to {session:?} in frame {frame}: {why}", dealt.record.offset));
             }
         }
@@ -87,6 +93,7 @@ impl Model {
         frame: u64,
         batch: &Batch,
         dealt: &sluice_core::Dealt,
+        suspect: bool,
     ) -> Result<(), String> {
         let now = self.now;
         let sess = self.sessions.get_mut(&session).ok_or("no such session")?;
@@ -97,12 +104,13 @@ impl Model {
         let early = matches!(slot.state, State::Idle { not_before, .. } if not_before > now);
         let to_releaser = slot.not_to.is_some_and(|(s, until)| s == session && until > now);
         let before = slot.state.clone();
-        slot.state = State::Leased { session, frame, deadline: now + sess.ack_timeout };
+        slot.state = State::Leased { session, frame, deadline: now + sess.ack_timeout, suspect };
         slot.not_to = None;
         match before {
             State::Done => return Err("is done".into()),
             State::Letter { .. } => return Err("is on its way to the dead letters".into()),
             State::Leased { session, .. } => return Err(format!("is leased by {session:?}")),
+            State::Undecided { .. } => return Err("its holder died, and why is not known".into()),
             State::Idle { .. } | State::Unsure => {}
         }
         if let Some(earlier) = earlier {
@@ -164,6 +172,7 @@ impl Model {
             if closed || held.records >= u64::from(s.window.max_records) {
                 continue;
             }
+            let has_suspect = self.holds_suspect(*session);
             for (tp, part) in self.parts.iter().filter(|(_, p)| p.revoking.is_none()) {
                 let released =
                     |slot: &Slot, by: u64| slot.not_to.is_some_and(|(to, until)| to == *session && until > by);
@@ -174,14 +183,19 @@ impl Model {
                 };
                 // The lowest goes first: one that does not fit may hold up those above it.
                 let turns = &turns[tp];
-                let dealable = |(offset, slot): &(&i64, &Slot)| maybe(slot) && !turns.behind.contains_key(*offset);
+                let suspect = |slot: &Slot| has_suspect && self.is_suspect(slot);
+                let dealable = |(offset, slot): &(&i64, &Slot)| {
+                    maybe(slot) && !suspect(slot) && !turns.behind.contains_key(*offset)
+                };
                 let Some((offset, slot)) = part.slots.iter().find(dealable) else { continue };
                 let bytes = slot.record.bytes() as u64;
                 let fits = s.window.max_bytes == 0 || held.records == 0 || held.bytes + bytes <= s.window.max_bytes;
                 // A frame carries more than the payloads: only what fits with room to spare must fit.
                 let framed = bytes * 2 + 1024 < s.max_frame_bytes;
                 let State::Idle { ready_by, not_before } = slot.state else { continue };
-                let ready = ready_by <= ticked || (not_before == 0 && ready_by <= self.now);
+                // A marked one may wait for a verdict, which comes with a tick.
+                let at_once = not_before == 0 && slot.marks.is_empty();
+                let ready = ready_by <= ticked || (at_once && ready_by <= self.now);
                 if ready && fits && framed && !released(slot, ticked) && !turns.perhaps.contains(offset) {
                     let what =
                         format!("{tp} {offset} is ready ({slot:?}), {session:?} holds {held:?} of {:?}", s.window);

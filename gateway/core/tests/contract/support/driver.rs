@@ -7,7 +7,7 @@ use sluice_core::{
     Record, Restored, RevokeReason, SessionId, Settlements, TopicPartition, Window,
 };
 
-use crate::support::model::{Model, Snapshot, State};
+use crate::support::model::{Model, Part, Snapshot, State};
 use crate::support::plant::Plant;
 
 /// More outputs than this after one input: the engine never comes to rest.
@@ -55,7 +55,8 @@ impl Driver {
     }
 
     pub(crate) fn with_plant(policy: Policy, plant: Plant) -> Self {
-        Self { views: false, strict: false, plant, ..Self::new(policy, 1) }
+        let engine = Engine::new(plant.policy(policy.clone()), 1);
+        Self { engine, views: false, strict: false, plant, ..Self::new(policy, 1) }
     }
 
     pub(crate) fn now(&self) -> Millis {
@@ -306,12 +307,21 @@ impl Driver {
         });
         let resumes = self.model.sessions.values().filter_map(|s| s.broken);
         let fences = self.model.parts.values().filter(|p| !p.fenced && p.leased() > 0).filter_map(|p| p.revoking);
-        let slots = self.model.parts.values().flat_map(|p| p.slots.values());
+        // One that has no place waits for an answer, not for a time.
+        let places = self.model.policy.dead_letters_in_flight_max;
+        let in_flight =
+            |p: &Part| p.slots.values().filter(|s| matches!(s.state, State::Letter { in_flight: true, .. })).count();
+        let slots = self.model.parts.values().filter(|p| in_flight(p) < places).flat_map(|p| p.slots.values());
         let letters = slots.filter_map(|s| match s.state {
             State::Letter { in_flight: false, write_by, .. } if write_by > self.model.now => Some(write_by),
             _ => None,
         });
-        let due = leases.chain(resumes).chain(fences).chain(letters).min();
+        let slots = self.model.parts.values().filter(|p| !p.fenced).flat_map(|p| p.slots.values());
+        let deaths = slots.filter_map(|s| match s.state {
+            State::Undecided { until, .. } => Some(until),
+            _ => None,
+        });
+        let due = leases.chain(resumes).chain(fences).chain(letters).chain(deaths).min();
         if let Some(due) = due.filter(|due| wake.is_none_or(|w| w.0 > *due)) {
             self.model.broken(format!("something is due at {due}, wake_at is {wake:?}"));
         }
@@ -336,7 +346,7 @@ impl Driver {
             let count = |wanted: fn(&State) -> bool| {
                 part.slots.range(frontier..).filter(|(_, s)| wanted(&s.state)).count() as u64
             };
-            let idle = count(|s| matches!(s, State::Idle { .. }));
+            let idle = count(|s| matches!(s, State::Idle { .. } | State::Undecided { .. }));
             let pairs = [
                 ("committable", view.committable.0, frontier),
                 ("next", view.next.0, part.next),

@@ -41,7 +41,7 @@ impl Part {
             match slot.state {
                 State::Done => {}
                 State::Unsure => drop(unsure.insert(lane)),
-                State::Idle { .. } | State::Leased { .. } | State::Letter { .. } => {
+                State::Idle { .. } | State::Leased { .. } | State::Letter { .. } | State::Undecided { .. } => {
                     heads.entry(lane).or_insert(*offset);
                 }
             }

@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod commits;
 pub(crate) mod deals;
+pub(crate) mod deaths;
 pub(crate) mod driver;
 pub(crate) mod kafka;
 pub(crate) mod lanes;

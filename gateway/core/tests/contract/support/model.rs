@@ -22,6 +22,13 @@ pub(crate) enum State {
         session: SessionId,
         frame: u64,
         deadline: u64,
+        /// It was dealt as a suspect.
+        suspect: bool,
+    },
+    /// A suspect whose holder died with this break: a failure, unless others broke with it.
+    Undecided {
+        of: usize,
+        until: u64,
     },
     /// On its way to the dead letters: given to the driver, or it must be by `write_by` if there is a place.
     Letter {
@@ -45,6 +52,8 @@ pub(crate) struct Slot {
     pub(crate) not_to: Option<(SessionId, u64)>,
     /// What is known of its way to the dead letters.
     pub(crate) letter: Option<crate::support::letters::Known>,
+    /// Breaks of sessions that held it and did not come back.
+    pub(crate) marks: Vec<usize>,
 }
 
 /// What is known of the records above an offset, as a commit stores it.
@@ -111,6 +120,8 @@ pub(crate) struct Sess {
     /// Waits for a resume until then.
     pub(crate) broken: Option<u64>,
     pub(crate) draining: bool,
+    /// Its break, while it held leases.
+    pub(crate) broke: Option<usize>,
     pub(crate) last_frame: u64,
     pub(crate) unresponsive: bool,
     pub(crate) report_commits: bool,
@@ -149,6 +160,8 @@ pub(crate) struct Model {
     /// Rejections without a request id that were not heard yet.
     pub(crate) loose: Vec<(SessionId, crate::support::settles::Answer)>,
     pub(crate) gone: BTreeSet<SessionId>,
+    /// Every break of a session with leases: when, and whether more than half broke with it.
+    pub(crate) breaks: Vec<(u64, bool)>,
     /// Partitions that were to be handed over and are not here.
     pub(crate) absent_drains: BTreeSet<TopicPartition>,
     /// Every record that was ever done here: (partition, offset). The world's checks join these.
@@ -194,6 +207,7 @@ impl Model {
             tickets: BTreeMap::new(),
             loose: Vec::new(),
             gone: BTreeSet::new(),
+            breaks: Vec::new(),
             absent_drains: BTreeSet::new(),
             ever_done: BTreeSet::new(),
             violations: Vec::new(),
@@ -259,8 +273,10 @@ impl Model {
             if !restored.whole {
                 attempts.0 = restored.durable_attempts.get(&record.offset).copied().unwrap_or_default();
             }
-            part.slots
-                .insert(record.offset, Slot { record: record.clone(), state, attempts, not_to: None, letter: None });
+            part.slots.insert(
+                record.offset,
+                Slot { record: record.clone(), state, attempts, not_to: None, letter: None, marks: Vec::new() },
+            );
             arrived.push(record.offset);
         }
         for offset in arrived {
@@ -314,7 +330,7 @@ impl Model {
                 slot.state = State::Idle { not_before: 0, ready_by: now };
                 taken.push((session, part.epoch.0, *offset));
             }
-            if let State::Letter { .. } = slot.state {
+            if let State::Letter { .. } | State::Undecided { .. } = slot.state {
                 slot.state = State::Idle { not_before: 0, ready_by: u64::MAX };
             }
         }
@@ -386,6 +402,7 @@ impl Model {
             max_frame_bytes: 0,
             broken: None,
             draining: false,
+            broke: None,
             last_frame: open.seen,
             unresponsive: false,
             report_commits: false,
@@ -393,6 +410,16 @@ impl Model {
             dealt: 0,
             smallest_window: u64::from(window.max_records),
         });
+        let restarted = known.is_some() && open.seen == 0 && open.holding.is_empty() && s.last_frame > 0;
+        let was_broken = s.broken.is_some();
+        if restarted && !was_broken {
+            self.note_break(opened.session);
+        }
+        if restarted {
+            self.die(opened.session);
+        }
+        let s = self.sessions.get_mut(&opened.session).expect("it was put in above");
+        s.broke = None;
         s.window = window;
         s.smallest_window = s.smallest_window.min(u64::from(window.max_records));
         s.ack_timeout = timeout;
@@ -460,6 +487,10 @@ impl Model {
 
     pub(crate) fn close(&mut self, session: SessionId, end: End) {
         let until = self.now + self.policy.resume_timeout_ms;
+        let live = self.sessions.get(&session).is_some_and(|s| s.broken.is_none());
+        if end == End::Broken && live {
+            self.note_break(session);
+        }
         let Some(s) = self.sessions.get_mut(&session) else { return };
         if end == End::Broken && s.consumer_id.is_some() {
             s.broken.get_or_insert(until);
@@ -467,6 +498,9 @@ impl Model {
             self.notices.retain(|n, _| n.session != session);
             self.answers.retain(|(n, _), _| *n != session);
             return;
+        }
+        if end == End::Broken {
+            self.die(session);
         }
         self.bury(session);
     }
@@ -495,9 +529,11 @@ impl Model {
         let over = |s: &Sess| s.broken.is_some_and(|until| until <= now);
         let gone: Vec<_> = self.sessions.iter().filter(|(_, s)| over(s)).map(|(n, _)| *n).collect();
         for session in gone {
+            self.die(session);
             self.bury(session);
             self.gone.insert(session);
         }
+        self.decide_deaths(None);
         let all: Vec<_> = self.parts.keys().cloned().collect();
         self.fence_overdue(&all);
     }

@@ -1,6 +1,6 @@
 //! Bugs that the driver can plant between the engine and the model, so that the checker is tested too.
 
-use sluice_core::{Engine, Millis, NextOffset, Open, Outcome, Output, Settlements, TopicPartition, Window};
+use sluice_core::{Engine, Millis, NextOffset, Open, Outcome, Output, Policy, Settlements, TopicPartition, Window};
 
 use crate::support::model::{Model, State};
 
@@ -36,11 +36,23 @@ pub(crate) enum Plant {
     CountReleases,
     /// A durable settlement is answered as any other.
     AnswerDurableAtOnce,
+    /// Sessions that break together are taken for dead by their records.
+    BlameTheBalancer,
+    /// A record that kills its workers is dealt on with all others.
+    TrustTheDead,
     /// Metadata that is too long is left out, durable or not.
     StripWhatDoesNotFit,
 }
 
 impl Plant {
+    pub(crate) fn policy(self, policy: Policy) -> Policy {
+        match self {
+            Self::BlameTheBalancer => Policy { together_ms: 0, ..policy },
+            Self::TrustTheDead => Policy { suspect_marks: u32::MAX, ..policy },
+            _ => policy,
+        }
+    }
+
     pub(crate) fn settlements(self, mut frame: Settlements, model: &Model) -> Option<Settlements> {
         match self {
             Self::CountReleases => {
