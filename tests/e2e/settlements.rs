@@ -2,7 +2,7 @@
 
 use sluice_proto::v1::consumer_service_client::ConsumerServiceClient;
 use sluice_proto::v1::{
-    ConsumeRequest, DeadLetter, Extend, Leases, OffsetRange, RejectReason, Rejection, Retry, SettleRequest, Settlement,
+    ConsumeRequest, Extend, Leases, OffsetRange, RejectReason, Rejection, Retry, SettleRequest, Settlement,
     Settlements, settlement::Outcome,
 };
 use sluice_tests::wire::{Lease, Wire, ack, release, retry_now, settlement};
@@ -56,8 +56,6 @@ async fn settlements_that_cannot_be_meant_are_answered_and_change_nothing() {
         assert_eq!(reasons(&one(&mut wire, seen, lease.leases(), Some(retry)).await), invalid, "{duration:?}");
         assert_eq!(reasons(&one(&mut wire, seen, lease.leases(), Some(extend)).await), invalid, "{duration:?}");
     }
-    let dead_letter = Outcome::DeadLetter(DeadLetter { reason: "not there yet".to_owned() });
-    assert_eq!(reasons(&one(&mut wire, seen, lease.leases(), Some(dead_letter)).await), invalid, "no dead letters yet");
     // A wide range of another session's records is silence, and takes nothing from it.
     let above = one(&mut wire, seen, lease.range(10, i64::MAX), Some(ack())).await;
     assert_eq!(above, [], "nothing of mine is in it");

@@ -36,7 +36,7 @@ pub use io::{
     Answer, Assignment, Batch, CommitError, Dealt, Letter, LetterCause, LetterError, Open, Opened, Output, Restored,
     Resumed, Ticket,
 };
-pub use metadata::{metadata_done, metadata_topic_hash};
+pub use metadata::{metadata_attempts, metadata_done, metadata_topic_hash};
 pub use policy::{Backoff, OnExhausted, Ordering, Policy};
 pub use types::{
     End, Epoch, Header, Leases, Millis, NextOffset, OffsetRange, Outcome, Record, RejectReason, Rejection,

@@ -62,6 +62,13 @@ pub fn metadata_done(text: &str) -> Option<Vec<OffsetRange>> {
     decode(text).map(|saved| saved.done)
 }
 
+/// The attempts of records not done that the text in a commit holds: offset and count, ascending; `None` when the text is
+/// not ours or damaged.
+#[must_use]
+pub fn metadata_attempts(text: &str) -> Option<Vec<(i64, u32)>> {
+    decode(text).map(|saved| saved.attempts.iter().map(|one| (one.offset, one.count)).collect())
+}
+
 /// The text for `saved` in at most `units_max` UTF-16 units; empty when there is nothing to say, or no room. What does not
 /// fit is cut in this order: what is done, from the highest on, but for `must`, which are some of its ranges; attempts, from
 /// the highest on, but for the durable ones.

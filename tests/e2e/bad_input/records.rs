@@ -42,6 +42,7 @@ async fn unusual_records_come_as_they_are() {
             key: record.key().map(|bytes| bytes.to_vec()),
             value: record.value().map(|bytes| bytes.to_vec()),
             headers: headers.collect(),
+            timestamp_ms: None,
         };
         seen.insert(record.offset(), format!("{found:?}"));
         record.ack();

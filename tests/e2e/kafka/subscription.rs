@@ -74,8 +74,10 @@ fn a_subscription_joins_again_after_it_left() {
 fn keys_values_headers_and_commit_metadata_come_back_as_they_were_written() {
     let kafka = broker();
     let (topic, group) = (kafka.topic("bytes", 1), unique("group"));
-    kafka
-        .produce(&topic, [NewRecord { partition: Some(0), key: Some(vec![0, 255]), value: None, headers: Vec::new() }]);
+    kafka.produce(
+        &topic,
+        [NewRecord { partition: Some(0), key: Some(vec![0, 255]), value: None, ..NewRecord::default() }],
+    );
     let mut driver = Driver::join(config(kafka.bootstrap(), &group, &[&topic]));
     driver.commits = false;
     driver.until("the record is received", |driver| driver.total() == 1);

@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 
 use crate::gateway::Gateway;
 use crate::history::History;
-use crate::wire::{Lease, Seen, Wire, retry_after, subscribe};
+use crate::wire::{Lease, Seen, Wire, dead_letter, retry_after, subscribe};
 
 /// What a session does with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Act {
     Ack,
     /// Fails it; it comes again after so long.
     Retry(Duration),
+    /// Gives it up.
+    DeadLetter,
     /// Settles nothing: its lease expires.
     Forget,
     /// Dies with all that it holds.
@@ -146,6 +148,7 @@ impl Crew {
             match (self.habit)(lease) {
                 Act::Ack => acked.push(lease.clone()),
                 Act::Retry(delay) => wire.settle(std::slice::from_ref(lease), &retry_after(delay)),
+                Act::DeadLetter => wire.settle(std::slice::from_ref(lease), &dead_letter("the crew gives it up")),
                 Act::Forget => {}
                 Act::Die => return false,
             }

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use sluice_proto::v1::subscription_service_client::SubscriptionServiceClient;
-use sluice_proto::v1::{Consumer, Partition, Stats};
-use sluice_proto::v1::{GetStatsRequest, ListConsumersRequest, ListPartitionsRequest};
+use sluice_proto::v1::{Consumer, Partition, Stats, Subscription};
+use sluice_proto::v1::{GetStatsRequest, GetSubscriptionRequest, ListConsumersRequest, ListPartitionsRequest};
 use tonic::transport::Channel;
 
 use crate::kafka::client::Kafka;
@@ -253,6 +253,13 @@ impl Gateway {
     pub async fn consumers(&self, subscription: &str) -> Vec<Consumer> {
         let request = ListConsumersRequest { subscription: subscription.to_owned() };
         self.operator().await.list_consumers(request).await.expect("list consumers").into_inner().consumers
+    }
+
+    /// A subscription, as an operator sees it.
+    pub async fn subscription(&self, name: &str) -> Subscription {
+        let request = GetSubscriptionRequest { name: name.to_owned() };
+        let answer = self.operator().await.get_subscription(request).await.expect("get the subscription");
+        answer.into_inner().subscription.unwrap_or_default()
     }
 
     /// A subscription's counters.

@@ -5,3 +5,4 @@ pub mod client;
 pub mod commits;
 mod install;
 mod plant;
+pub mod stored;

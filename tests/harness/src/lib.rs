@@ -23,6 +23,7 @@ pub use history::History;
 pub use kafka::broker::{Broker, broker};
 pub use kafka::client::{Kafka, NewRecord, Produced};
 pub use kafka::commits::CommitEntry;
+pub use kafka::stored::Stored;
 pub use scratch::unique;
 pub use wait::{eventually, eventually_blocking};
 pub use way::Way;

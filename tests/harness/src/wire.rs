@@ -11,8 +11,8 @@ use sluice_proto::v1::consume_response::Response;
 use sluice_proto::v1::consumer_service_client::ConsumerServiceClient;
 use sluice_proto::v1::settlement::Outcome;
 use sluice_proto::v1::{
-    Ack, ConsumeRequest, ConsumeResponse, Delivery, DrainReason, Flow, Leases, OffsetRange, Pong, Rejection, Release,
-    Retry, Revoked, Settlement, Settlements, Subscribe, Subscribed, subscribe,
+    Ack, ConsumeRequest, ConsumeResponse, DeadLetter, Delivery, DrainReason, Flow, Leases, OffsetRange, Pong,
+    Rejection, Release, Retry, Revoked, Settlement, Settlements, Subscribe, Subscribed, subscribe,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -192,6 +192,12 @@ pub fn retry_after(delay: Duration) -> Outcome {
 #[must_use]
 pub fn retry() -> Outcome {
     Outcome::Retry(Retry { delay: None, reason: "a test says so".to_owned() })
+}
+
+/// `DeadLetter`, with this reason.
+#[must_use]
+pub fn dead_letter(reason: &str) -> Outcome {
+    Outcome::DeadLetter(DeadLetter { reason: reason.to_owned() })
 }
 
 /// `Release`.

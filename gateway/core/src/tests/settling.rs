@@ -141,6 +141,31 @@ fn an_exhausted_record_blocks_or_is_dropped_as_the_policy_says() {
 }
 
 #[test]
+fn each_failure_waits_longer_up_to_a_limit_and_a_clients_delay_wins_and_counts() {
+    let mut w = World::with(|policy| {
+        policy.max_attempts = 9;
+        policy.backoff = Backoff { initial_ms: 100, multiplier: 3.0, max_ms: 2_000, jitter: 0.0 };
+    });
+    w.assign(0);
+    let s = w.open(None, 1);
+    w.receive(0, [0]);
+    w.poll();
+    // The delay that a client asks for does not shorten the next one, and is not held to the limit.
+    let steps = [(None, 100), (Some(7), 7), (None, 900), (Some(5_000), 5_000), (None, 2_000), (None, 2_000)];
+    for (frame, (delay_ms, wait_ms)) in (1..).zip(steps) {
+        assert!(w.settle(s, frame, &[range(0, 0)], Outcome::Retry { delay_ms, reason: String::new() }).is_empty());
+        assert_eq!(dealt(&w.after(wait_ms - 1)), [], "not before {wait_ms} ms");
+        let outputs = w.after(1);
+        assert_eq!(dealt(&outputs), [(1, frame + 1, vec![0])]);
+        let attempts = outputs.iter().find_map(|output| match output {
+            Output::Deliver { batches, .. } => Some(u64::from(batches[0].records[0].attempts)),
+            _ => None,
+        });
+        assert_eq!(attempts, Some(frame));
+    }
+}
+
+#[test]
 fn a_released_record_goes_to_another_session_at_once_and_to_the_same_after_a_while() {
     let mut w = World::new();
     w.assign(0);

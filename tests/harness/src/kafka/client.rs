@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -33,6 +35,8 @@ pub struct NewRecord {
     pub value: Option<Vec<u8>>,
     /// Names and values, in their order.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// In milliseconds since 1970. Absent: that of its writing.
+    pub timestamp_ms: Option<i64>,
 }
 
 /// A record that Kafka acknowledged.
@@ -163,6 +167,13 @@ impl Kafka {
         for element in answer.elements() {
             element.error().unwrap_or_else(|error| panic!("delete records of {topic}: {error}"));
         }
+    }
+
+    /// Sets one value of a topic's configuration; the others are as they were made by default.
+    pub fn configure_topic(&self, topic: &str, key: &str, value: &str) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+        let answer = block_on(self.admin().alter_configs(&[config], &options())).expect("ask to configure a topic");
+        answer[0].as_ref().unwrap_or_else(|(_, code)| panic!("configure {topic}: {code}"));
     }
 
     fn wait_for_partitions(&self, topic: &str, partitions: i32) {
@@ -367,6 +378,7 @@ fn send(producer: &BaseProducer<Acknowledged>, topic: &str, record: &NewRecord, 
     next.partition = record.partition;
     next.key = record.key.as_deref();
     next.payload = record.value.as_deref();
+    next.timestamp = record.timestamp_ms;
     if !record.headers.is_empty() {
         let add = |headers: OwnedHeaders, (key, value): &(String, Option<Vec<u8>>)| {
             headers.insert(Header { key, value: value.as_deref() })

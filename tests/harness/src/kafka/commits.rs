@@ -36,6 +36,13 @@ impl CommitEntry {
         let done = sluice_core::metadata_done(&self.metadata).unwrap_or_default();
         done.into_iter().map(|range| (range.first, range.last)).collect()
     }
+
+    /// Counted failures of a record that it holds; 0 where it says nothing of it.
+    #[must_use]
+    pub fn attempts(&self, offset: i64) -> u32 {
+        let all = sluice_core::metadata_attempts(&self.metadata).unwrap_or_default();
+        all.into_iter().find(|(of, _)| *of == offset).map_or(0, |(_, attempts)| attempts)
+    }
 }
 
 impl Kafka {
