@@ -79,8 +79,8 @@ pub enum RejectReason {
     NotHeld,
     /// The partition has moved. The record may come again.
     StaleEpoch,
-    /// The node does not take this, such as a dead letter where it has none, or a delay that is too long. A record that was
-    /// settled so is retried by the subscription's backoff instead.
+    /// The node does not take this, such as a delay that is too long. A record that was settled so is retried by the
+    /// subscription's backoff instead.
     Invalid,
     /// A reason that this client does not know.
     Unknown,

@@ -133,8 +133,7 @@ impl Record {
     }
 
     /// The record cannot be done: write it to the dead-letter topic, with the reason (at most 4 KiB of it are sent). Where the
-    /// subscription has no dead letters this is refused; the record is then retried instead, and
-    /// [`Event::Rejected`](crate::Event::Rejected) says so.
+    /// subscription has no such topic the record goes the way of its `on_exhausted`: kept and tried again, or dropped.
     pub fn dead_letter(self, reason: impl Into<String>) {
         self.settle(Outcome::DeadLetter { reason: reason.into() });
     }
