@@ -147,6 +147,8 @@ async fn a_dead_letter_holds_the_commit_until_its_topic_is_there() {
     writes_fail(&gateway, "failed", 4.0).await;
     let told_why = gateway.subscription(&group).await.dead_letter_error;
     assert!(told_why.contains(&letters) && told_why.contains("missing"), "{told_why}");
+    let (status, page) = gateway.page("/readyz");
+    assert!(status == 200 && page.contains(&told_why), "{status} {page}");
     // Others are worked meanwhile.
     let more = kafka.fill(&topic, 1, 5, 32);
     let behind = wire.records(more.len()).await;
