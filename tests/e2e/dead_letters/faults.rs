@@ -60,7 +60,8 @@ async fn a_dead_letter_outlives_a_broker_that_dies_with_it_on_its_way() {
     kafka.fill(&topic, 1, 3, 32);
     let group = unique("broker-dies");
     // The partition stays ours over the broker's restart, so that it is this letter that is written.
-    let gateway = impatient(kafka, &group, &topic, &["kafka_session_timeout = \"2m\""]);
+    let lines = ["kafka_session_timeout = \"2m\"", "commit_deadline = \"1m\""];
+    let gateway = impatient(kafka, &group, &topic, &lines);
     let mut wire = Wire::subscribe(&gateway, &group, 3).await;
     let records = wire.records(3).await;
     broker.kill();
@@ -86,7 +87,9 @@ async fn brokers_and_gateways_that_die_in_the_middle_of_work_lose_no_dead_letter
     let (given_up, good): (Vec<Produced>, Vec<Produced>) =
         produced.iter().cloned().partition(|one| one.offset % 10 == 0);
     let group = unique("all-die");
-    let mut gateway = impatient(kafka, &group, &topic, &[]);
+    // Longer than a broker takes to start again: what it did not take is held, and not fetched anew.
+    let lines = ["kafka_session_timeout = \"30s\"", "commit_deadline = \"25s\""];
+    let mut gateway = impatient(kafka, &group, &topic, &lines);
     let history = History::default();
     let crew = |gateway: &Gateway| {
         let habit = |lease: &sluice_tests::Lease| if lease.offset % 10 == 0 { Act::DeadLetter } else { Act::Ack };
