@@ -49,6 +49,8 @@ pub struct Engine {
     /// Counters of partitions that are gone, and what belongs to none.
     pub(crate) forgotten: Stats,
     pub(crate) broken_count: u64,
+    /// Entries of ended leases that each session may remember.
+    pub(crate) remembered_share: usize,
     /// Kept for its room.
     pub(crate) scratch: Vec<(LeaseKey, u128)>,
 }
@@ -112,6 +114,7 @@ impl Engine {
             requests: Requests::default(),
             forgotten: Stats::default(),
             broken_count: 0,
+            remembered_share: crate::session::remembered_share(0),
             scratch: Vec::new(),
         }
     }
@@ -250,7 +253,12 @@ impl Engine {
 
     /// A stream subscribes.
     pub fn open(&mut self, now: Millis, open: Open) -> Opened {
-        self.open_session(now, open)
+        let opened = self.open_session(now, open);
+        if let Some(session) = self.sessions.get_mut(&opened.session) {
+            session.past.set_entries_max(self.remembered_share);
+        }
+        self.share_memory();
+        opened
     }
 
     /// A new window.
@@ -296,6 +304,7 @@ impl Engine {
     /// The stream ended. An unknown session: nothing happens.
     pub fn close(&mut self, now: Millis, session: SessionId, end: End) {
         self.close_session(now, session, end);
+        self.share_memory();
     }
 
     // === the subscription ===
@@ -318,6 +327,7 @@ impl Engine {
             self.outputs.push_back(Output::Gone { session: id });
         }
         self.decide_deaths(now);
+        self.share_memory();
         while let Some(pid) = self.timers.pop_partition(now) {
             if let Some(partition) = self.partitions.get_mut(pid) {
                 partition.scheduled = None;

@@ -25,6 +25,8 @@ pub(crate) use segment::Slot;
 
 /// What a record costs beside its payload.
 pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 128;
+/// What its attempts cost, and what is known of its failures, with their places in maps and the wait for its retry.
+const FAILURE_BYTES: u64 = 80;
 
 /// Where a record stands: the segment's number, the place in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,9 +148,15 @@ impl Ledger {
         self.head
     }
 
-    /// What is held for this partition, lanes included.
+    /// What is held for this partition: records, their failures, lanes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes + self.lanes.as_ref().map_or(0, |lanes| lanes.bytes())
+        self.bytes + self.bytes_beside()
+    }
+
+    /// What is kept beside the records.
+    fn bytes_beside(&self) -> u64 {
+        let failures = (self.attempted.len() + self.failures.len()) as u64 * FAILURE_BYTES;
+        failures + self.failures.reasons_bytes() + self.lanes.as_ref().map_or(0, |lanes| lanes.bytes())
     }
 
     pub(crate) fn attempted(&self) -> &BTreeMap<i64, u32> {
@@ -491,7 +499,7 @@ impl Ledger {
                 sums.3 += u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
             }
         }
-        sums.3 += self.lanes.as_ref().map_or(0, |lanes| lanes.bytes());
+        sums.3 += self.bytes_beside();
         sums
     }
 

@@ -43,6 +43,16 @@ type PastKey = (Pid, i64, u64, Ended);
 /// Entries of what is remembered, whatever the window: a client that asks for two thousand million records at once has
 /// not earned as much memory. The oldest go first; they are then answered as never dealt.
 pub(crate) const REMEMBERED_ENTRIES_MAX: usize = 16_384;
+/// And all sessions of a subscription together: about 100 MiB at the most. With many sessions each remembers less.
+pub(crate) const REMEMBERED_ENTRIES_SUM_MAX: usize = 1 << 20;
+/// But no session less than this: what a client says again after a break, with the usual window, is still known.
+pub(crate) const REMEMBERED_ENTRIES_MIN: usize = 128;
+
+/// How many entries each of so many sessions may remember. In steps, so that not each new session changes it for all.
+pub(crate) fn remembered_share(sessions: usize) -> usize {
+    let share = REMEMBERED_ENTRIES_SUM_MAX / sessions.max(1).next_power_of_two();
+    share.clamp(REMEMBERED_ENTRIES_MIN, REMEMBERED_ENTRIES_MAX)
+}
 
 /// The leases that a session no longer has, as many as are remembered.
 #[derive(Debug, Default)]
@@ -50,6 +60,7 @@ pub(crate) struct Past {
     marks: BTreeMap<PastKey, u128>,
     order: VecDeque<PastKey>,
     count: u64,
+    entries_max: usize,
 }
 
 /// The session of one consumer.
@@ -161,13 +172,28 @@ impl Past {
         });
         self.count += u64::from((bits & !*mark).count_ones());
         *mark |= bits;
-        while (self.count > count_max || self.order.len() > REMEMBERED_ENTRIES_MAX) && self.order.len() > 1 {
-            let Some(mark) = self.order.pop_front().and_then(|name| self.marks.remove(&name)) else { continue };
+        while (self.count > count_max || self.order.len() > self.entries_max) && self.order.len() > 1 {
+            self.forget_oldest();
+        }
+    }
+
+    /// What it may remember from now on.
+    pub(crate) fn set_entries_max(&mut self, entries_max: usize) {
+        self.entries_max = entries_max;
+        if self.order.len() > entries_max {
+            while self.order.len() > entries_max {
+                self.forget_oldest();
+            }
+            self.order.shrink_to_fit();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(mark) = self.order.pop_front().and_then(|name| self.marks.remove(&name)) {
             self.count -= u64::from(mark.count_ones());
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn entries(&self) -> usize {
         self.order.len()
     }

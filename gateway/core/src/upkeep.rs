@@ -5,7 +5,7 @@ use crate::io::Output;
 use crate::leases::How;
 use crate::ledger::State;
 use crate::partition::Pid;
-use crate::session::{LeaseKey, offsets_of};
+use crate::session::{LeaseKey, offsets_of, remembered_share};
 use crate::timers::Wait;
 use crate::types::{Leases, Millis, OffsetRange, RevokeReason, SessionId};
 
@@ -101,6 +101,15 @@ impl Engine {
         } else if self.resting && is_below(bytes, max) {
             self.resting = false;
             self.outputs.push_back(Output::Rest(false));
+        }
+    }
+
+    /// To be called when a session came or went.
+    pub(crate) fn share_memory(&mut self) {
+        let share = remembered_share(self.sessions.len());
+        if share != self.remembered_share {
+            self.remembered_share = share;
+            self.sessions.values_mut().for_each(|session| session.past.set_entries_max(share));
         }
     }
 

@@ -74,6 +74,12 @@ impl Engine {
         self.sums.bytes
     }
 
+    /// Leases that are remembered after their end, all sessions together, in entries of up to 128.
+    #[must_use]
+    pub fn remembered(&self) -> u64 {
+        self.sessions.values().map(|session| session.past.entries() as u64).sum()
+    }
+
     fn view_partition(&self, now: Millis, pid: Pid, partition: &Partition) -> PartitionView {
         let ledger = &partition.ledger;
         let oldest = ledger.head_at().and_then(|at| ledger.slot(at));
@@ -110,7 +116,8 @@ impl Engine {
         if partition.revoking.is_some() {
             return Some(BlockedOn::Draining);
         }
-        let head = ledger.head_at()?;
+        // While the fetch rests, what is not here does not come either.
+        let Some(head) = ledger.head_at() else { return self.resting.then_some(BlockedOn::MemoryBudget) };
         if self.paused {
             return Some(BlockedOn::Paused);
         }
@@ -129,7 +136,13 @@ impl Engine {
             State::Done => None,
         };
         let waits = if partition.durable.is_full() { Some(BlockedOn::MetadataFull) } else { waits };
-        if !partition.held_back { waits } else { Some(held_back_by(&self.policy, ledger.span(), ledger.bytes())) }
+        if partition.held_back {
+            Some(held_back_by(&self.policy, ledger.span(), ledger.bytes()))
+        } else if self.resting {
+            Some(BlockedOn::MemoryBudget)
+        } else {
+            waits
+        }
     }
 
     fn why_not_dealt(&self) -> Option<BlockedOn> {

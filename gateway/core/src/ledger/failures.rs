@@ -62,6 +62,16 @@ impl Failures {
         self.of.get(&offset)
     }
 
+    /// How many records have something to tell.
+    pub(crate) fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Bytes of words.
+    pub(crate) fn reasons_bytes(&self) -> u64 {
+        self.reasons_bytes as u64
+    }
+
     /// The record is done.
     pub(crate) fn forget(&mut self, offset: i64) {
         if !self.of.is_empty()

@@ -77,10 +77,31 @@ fn a_partition_at_its_span_is_held_back_until_it_is_below_four_fifths() {
 fn at_the_subscriptions_budget_the_fetch_rests() {
     let mut w = World::with(|policy| policy.subscription_bytes_max = 1_000);
     w.assign(0);
+    w.assign(1);
     w.receive(0, 0..10);
     assert_eq!(w.poll(), [Output::Rest(true)]);
+    let blocked: Vec<_> = w.engine.partitions(w.now).iter().map(|view| view.blocked_on).collect();
+    assert_eq!(blocked, [Some(BlockedOn::MemoryBudget); 2], "the rest is for all");
     w.engine.lost(w.now, &[p(0)], RevokeReason::Reassigned);
     assert_eq!(w.poll(), [Output::Rest(false)]);
+    assert_eq!(w.engine.bytes_held(), 0);
+}
+
+#[test]
+fn what_is_known_of_failures_counts_as_bytes_held() {
+    let mut w = World::new();
+    w.assign(0);
+    let s = w.open(None, 100);
+    w.receive(0, 0..100);
+    w.poll();
+    let before = w.engine.bytes_held();
+    w.settle(s, 1, &[range(0, 99)], Outcome::Retry { delay_ms: Some(1_000), reason: "no database".into() });
+    w.poll();
+    let failed = w.engine.bytes_held();
+    assert!(failed >= before + 100 * 100, "from {before} to {failed}");
+    w.after(1_000);
+    assert!(w.ack(s, 2, 0, 99).is_empty());
+    w.poll();
     assert_eq!(w.engine.bytes_held(), 0);
 }
 

@@ -84,3 +84,35 @@ fn a_session_with_a_huge_window_remembers_a_bounded_number_of_leases() {
     // The last are still known.
     assert!(w.ack(s, 0, 19_999, 19_999).is_empty());
 }
+
+#[test]
+fn many_sessions_together_remember_a_bounded_number_of_leases() {
+    use crate::session::{
+        REMEMBERED_ENTRIES_MAX, REMEMBERED_ENTRIES_MIN, REMEMBERED_ENTRIES_SUM_MAX, remembered_share,
+    };
+    for sessions in [0, 1, 63, 64, 65, 1_000, 8_191, 8_192] {
+        let share = remembered_share(sessions);
+        assert!(
+            share <= REMEMBERED_ENTRIES_MAX && share * sessions <= REMEMBERED_ENTRIES_SUM_MAX,
+            "{sessions}: {share}"
+        );
+    }
+    assert_eq!(remembered_share(usize::MAX / 4), REMEMBERED_ENTRIES_MIN, "what a usual window needs is always there");
+    let mut w = World::with(|policy| policy.resume_timeout_ms = 1_000);
+    w.assign(0);
+    let s = w.open(None, u32::MAX);
+    for offset in 0..1_000 {
+        w.receive(0, [offset]);
+        while w.engine.poll_output(w.now).is_some() {}
+        assert!(w.ack(s, 0, offset, offset).is_empty());
+    }
+    assert_eq!(w.engine.remembered(), 1_000);
+    // So many others come that it must forget most, and it still knows its last ones.
+    let others: Vec<_> = (0..8_192).map(|n| w.open(Some(&n.to_string()), 0)).collect();
+    assert_eq!(w.engine.remembered(), REMEMBERED_ENTRIES_MIN as u64);
+    assert!(w.ack(s, 0, 999, 999).is_empty());
+    assert_eq!(w.ack(s, 0, 0, 0)[0].reason, RejectReason::NotHeld);
+    others.into_iter().for_each(|other| w.engine.close(w.now, other, End::Broken));
+    w.after(1_000);
+    assert_eq!(w.engine.remembered_share, REMEMBERED_ENTRIES_MAX, "and when they have gone there is room again");
+}
