@@ -57,6 +57,7 @@ const BYTES_HELD: &str = "sluice_bytes_held";
 const BYTES_MAX: &str = "sluice_bytes_max";
 const QUEUED_BYTES: &str = "sluice_fetch_queued_bytes";
 const FETCH_RESTING: &str = "sluice_fetch_resting";
+const REMEMBERED: &str = "sluice_remembered_entries";
 
 const PARTITION_PENDING: &str = "sluice_partition_pending";
 const PARTITION_LEASED: &str = "sluice_partition_leased";
@@ -101,7 +102,7 @@ const COUNTERS: [(&str, &str); 27] = [
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
 ];
 
-const GAUGES: [(&str, &str); 25] = [
+const GAUGES: [(&str, &str); 26] = [
     (STREAMS, "Streams open."),
     (STREAMS_MAX, "Streams that may be open."),
     (MEMORY_BUDGET, "Bytes of records that the process may hold."),
@@ -112,6 +113,7 @@ const GAUGES: [(&str, &str); 25] = [
     (BYTES_MAX, "Bytes of records that the subscription may hold."),
     (QUEUED_BYTES, "Bytes fetched and not yet taken by the engine."),
     (FETCH_RESTING, "1 while fetching rests at the byte budget."),
+    (REMEMBERED, "Leases remembered after their end, in entries of up to 128."),
     (LETTERS_PENDING, "Dead letters on their way to Kafka."),
     (LETTERS_PENDING_BYTES, "Bytes of dead letters on their way to Kafka."),
     (LETTERS_FAILING, "1 while Kafka does not take dead letters: the last write failed. GetSubscription says why."),
@@ -180,6 +182,12 @@ impl Exporter {
     }
 }
 
+/// Every name, for the test of the page that names some.
+#[cfg(test)]
+pub(crate) fn names() -> Vec<&'static str> {
+    COUNTERS.iter().chain(&GAUGES).map(|(name, _)| *name).collect()
+}
+
 /// Names, units and meanings.
 fn describe() {
     for (name, meaning) in COUNTERS {
@@ -217,6 +225,7 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
         (LETTERS_PENDING_BYTES, view.letters_pending_bytes),
         (LETTERS_FAILING, u64::from(view.letters_failing)),
         (FETCH_RESTING, u64::from(counts.fetch_resting)),
+        (REMEMBERED, view.remembered),
         (PARTITION_SPAN_MAX, handle.policy.span_max),
         (PARTITION_BYTES_MAX, handle.policy.partition_bytes_max),
     ] {

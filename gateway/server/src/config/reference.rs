@@ -76,6 +76,35 @@ mod tests {
         );
     }
 
+    /// Words in code marks of the limits page, with the table row they stand in.
+    fn words_of_limits(column: usize) -> Vec<String> {
+        let page = std::fs::read_to_string(repository().join("docs/reference/limits.md")).unwrap();
+        let rows = page.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 4);
+        let cells = rows.filter_map(|row| row.split(" | ").nth(column));
+        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_limits_page_names_keys_and_metrics_that_there_are() {
+        let sections = [NodeConfig::keys(), LimitsConfig::keys(), SubscriptionConfig::keys()];
+        let keys: Vec<String> = sections.iter().flatten().map(|key| key.path.join(".")).collect();
+        let named = words_of_limits(2);
+        let unknown: Vec<_> = named.iter().filter(|name| !keys.contains(name)).collect();
+        assert!(named.len() > 20 && unknown.is_empty(), "no such keys: {unknown:?}");
+        let metrics = crate::metrics::names();
+        let named = words_of_limits(3);
+        let unknown: Vec<_> = named.iter().filter(|name| !metrics.contains(&name.as_str())).collect();
+        assert!(named.len() > 20 && unknown.is_empty(), "no such metrics: {unknown:?}");
+    }
+
+    #[test]
+    fn the_limits_page_names_every_key_of_the_limits() {
+        let named = words_of_limits(2);
+        for key in LimitsConfig::keys() {
+            assert!(named.contains(&key.path.join(".")), "{:?} is on no row of docs/reference/limits.md", key.path);
+        }
+    }
+
     #[test]
     fn the_example_config_is_accepted() {
         let config = Config::load(&repository().join("deploy/sluice.toml"), &[]).unwrap();

@@ -45,7 +45,11 @@ impl Subscriptions {
         let view = snapshot.view;
         let (holder, holder_consumer) = snapshot.holder.unwrap_or_default();
         let unreachable = matches!(handle.state().kafka, KafkaState::Unreachable(_) | KafkaState::Refused(_));
-        let blocked_on = if unreachable { Some(BlockedOn::Broker) } else { view.blocked_on };
+        let lag = lag(&view, snapshot.watermarks);
+        // The fetch rests for all partitions, also for one that has nothing to fetch.
+        let idle = lag == 0 && view.oldest_undone_offset.is_none();
+        let waits = view.blocked_on.filter(|cause| !idle || *cause != BlockedOn::MemoryBudget);
+        let blocked_on = if unreachable { Some(BlockedOn::Broker) } else { waits };
         pb::Partition {
             topic: view.partition.topic.to_string(),
             partition: view.partition.partition,
@@ -55,7 +59,7 @@ impl Subscriptions {
             high_watermark: snapshot.watermarks.map_or(-1, |(_, high)| high),
             committed_offset: view.committed.map_or(-1, |offset| offset.0),
             committable_offset: view.committable.0,
-            lag: lag(&view, snapshot.watermarks),
+            lag,
             leased: signed(view.leased),
             waiting_retry: signed(view.waiting_retry),
             done_above_frontier: signed(view.done_above_frontier),
@@ -74,10 +78,10 @@ impl Subscriptions {
 
     fn consumer(&self, snapshot: SessionSnapshot) -> pb::Consumer {
         let view = snapshot.view;
-        let (peer, labels, connected_at, last_seen) = match snapshot.live {
-            Some((profile, seen)) => {
-                (profile.peer, profile.labels, Some(profile.connected_at.into()), Some(seen.into()))
-            }
+        let (revision, last_seen) =
+            snapshot.live.as_ref().map_or((0, None), |(profile, seen)| (profile.revision, Some((*seen).into())));
+        let (peer, labels, connected_at) = match snapshot.live {
+            Some((profile, _)) => (profile.peer, profile.labels, Some(profile.connected_at.into())),
             None => Default::default(),
         };
         pb::Consumer {
@@ -92,6 +96,7 @@ impl Subscriptions {
             connected_at,
             last_seen,
             blocked_on: view.blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
+            revision,
         }
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Profile {
     pub(crate) peer: String,
     pub(crate) labels: HashMap<String, String>,
     pub(crate) connected_at: SystemTime,
+    /// Of the contract, the lower of the client's and ours: nothing that a later one added is sent on this stream.
+    pub(crate) revision: u32,
 }
 
 /// Times at which the transport took something, shared by the stream and the reader.
@@ -314,6 +316,10 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn nobody() -> Profile {
+        Profile { peer: String::new(), labels: HashMap::new(), connected_at: SystemTime::now(), revision: 1 }
+    }
+
     #[test]
     fn a_permit_is_given_back() {
         let count = Arc::new(AtomicUsize::new(0));
@@ -333,7 +339,7 @@ mod tests {
         use tokio_stream::StreamExt as _;
         let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
         let (sender, transport, mut stream) = channel(permit);
-        let profile = Profile { peer: String::new(), labels: HashMap::new(), connected_at: SystemTime::now() };
+        let profile = nobody();
         let link = Link::new(sender, transport, Window { max_records: 10, max_bytes: 0 }, profile);
         let settle = || link.push(Input::Settle(sluice_core::Settlements { request_id: 1, ..Default::default() }));
         for request in 0..=ANSWERS_WAITING_MAX {
@@ -353,7 +359,7 @@ mod tests {
         use tokio_stream::StreamExt as _;
         let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
         let (sender, transport, mut stream) = channel(permit);
-        let profile = Profile { peer: String::new(), labels: HashMap::new(), connected_at: SystemTime::now() };
+        let profile = nobody();
         let link = Link::new(sender, transport, Window { max_records: 10, max_bytes: 0 }, profile);
         let record = Record { offset: 0, timestamp_ms: 0, key: None, value: None, headers: None };
         let records = vec![Dealt { record, attempts: 0 }; 511];

@@ -68,7 +68,7 @@ pub(crate) async fn consume(
         Ok(None) => return,
         Err(error) => Err(error),
     };
-    let (handle, open, labels, decoder) = match subscribed {
+    let (handle, open, (labels, revision), decoder) = match subscribed {
         Ok(subscribed) => subscribed,
         Err(error) => {
             node.refused(&error);
@@ -76,7 +76,7 @@ pub(crate) async fn consume(
             return;
         }
     };
-    let profile = Profile { peer, labels, connected_at: SystemTime::now() };
+    let profile = Profile { peer, labels, connected_at: SystemTime::now(), revision };
     let link = Link::new(frames.clone(), transport, open.window.unwrap_or_default(), profile);
     let resumable = open.consumer_id.is_some();
     link.transport.hear();
@@ -115,7 +115,9 @@ async fn first_frame(
     }
 }
 
-type Subscribed = (Arc<Handle>, Open, std::collections::HashMap<String, String>, Decoder);
+/// What a client says of itself: labels, revision.
+type About = (std::collections::HashMap<String, String>, u32);
+type Subscribed = (Arc<Handle>, Open, About, Decoder);
 
 fn subscribe_to(node: &Shared, mut subscribe: v1::Subscribe, named: Option<String>) -> Result<Subscribed, Error> {
     let handle = match subscribe.target.take() {
@@ -126,12 +128,11 @@ fn subscribe_to(node: &Shared, mut subscribe: v1::Subscribe, named: Option<Strin
             None => return Err(Error::Invalid { field: "subscribe.target", problem: "is not set".to_owned() }),
         },
     };
-    let labels = std::mem::take(&mut subscribe.labels);
+    // A client that names no revision speaks the first; of a later one than ours it sends nothing, since it hears ours.
+    let about = (subscribe.labels.clone(), subscribe.revision.clamp(1, sluice_proto::REVISION));
     let mut decoder = Decoder::default();
-    let mut checked = v1::Subscribe { labels: labels.clone(), ..subscribe };
-    checked.revision = 0;
-    let open = decoder.open(checked)?;
-    Ok((handle, open, labels, decoder))
+    let open = decoder.open(subscribe)?;
+    Ok((handle, open, about, decoder))
 }
 
 /// What a frame had that ended the stream; `None`: the connection did. What tonic says of a frame that it cannot decode
@@ -248,4 +249,19 @@ fn millis(duration: Duration) -> u64 {
 fn jittered(age: Duration) -> Duration {
     let random = f64::from(u16::try_from(crate::random::number() & 0xffff).unwrap_or_default()) / f64::from(u16::MAX);
     age.mul_f64(0.9 + 0.2 * random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_streams_age_is_half_an_hour_by_default_give_or_take_a_tenth() {
+        let age = crate::config::NodeConfig::default().stream_max_age;
+        assert_eq!(age, Duration::from_secs(1_800));
+        let ages: Vec<Duration> = (0..1_000).map(|_| jittered(age)).collect();
+        let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+        assert!(*least >= Duration::from_secs(1_620) && *most <= Duration::from_secs(1_980), "{least:?} to {most:?}");
+        assert!(*most - *least > Duration::from_secs(180), "they do not end together: {least:?} to {most:?}");
+    }
 }

@@ -92,7 +92,8 @@ fn committed(epoch: i64) -> KafkaEvent {
 fn stream() -> (Arc<Link>, ConsumeStream) {
     let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
     let (frames, transport, stream) = channel(permit);
-    let profile = Profile { peer: "test".to_owned(), labels: HashMap::new(), connected_at: SystemTime::now() };
+    let profile =
+        Profile { peer: "test".to_owned(), labels: HashMap::new(), connected_at: SystemTime::now(), revision: 1 };
     (Link::new(frames, transport, Window::default(), profile), stream)
 }
 
