@@ -4,11 +4,13 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use sluice_proto::v1::Subscribe;
+use sluice_proto::v1::consumer_service_client::ConsumerServiceClient;
+use sluice_proto::v1::{DrainReason, RejectReason, Rejection, SettleRequest, Subscribe};
 use sluice_tests::process::{self, Signal};
-use sluice_tests::wire::{Seen, subscribe};
-use sluice_tests::{Crew, Gateway, GatewayConfig, History, Way, Wire, broker, unique};
+use sluice_tests::wire::{Seen, ack, settlement, subscribe};
+use sluice_tests::{Crew, Gateway, GatewayConfig, History, SOON, Way, Wire, broker, eventually, unique};
 use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
 
 use crate::{committed_is, committed_to_the_end, gateway, reaches, subscription};
 
@@ -141,9 +143,137 @@ async fn a_client_that_comes_back_in_time_keeps_what_both_sides_have() {
     let offsets: Vec<_> = again.iter().map(|lease| lease.offset).collect();
     assert_eq!(offsets, [5, 6, 7, 8, 9], "all else is dealt again");
     assert!(again.iter().all(|lease| lease.sequence > seen), "numbering goes on");
-    assert_eq!(wire.settle_answered(&records[..5], &sluice_tests::wire::ack(), false).await, []);
+    assert_eq!(wire.settle_answered(&records[..5], &ack(), false).await, []);
     wire.ack(&again);
     committed_is(kafka, &group, &topic, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_that_comes_back_has_lost_is_dealt_to_others_at_once() {
+    let kafka = broker();
+    let topic = kafka.topic("lost-half", 1);
+    kafka.fill(&topic, 1, RECORDS, 32);
+    let group = unique("lost-half");
+    let gateway = gateway(&group, &topic, &["resume_timeout = \"10m\""]);
+    let (way, first, mut wire) = on_a_way_that_can_be_cut(&gateway, &group, &unique("consumer")).await;
+    let records = wire.records(RECORDS).await;
+    let mut other = Wire::subscribe(&gateway, &group, 10).await;
+    way.cut();
+    wire.end().await.expect_err("the connection is gone");
+    other.barrier().await;
+    assert!(other.inbox.is_empty(), "until then they wait for it");
+    // It lists what the gateway does not have, too: a lease of an epoch of another life.
+    let mine = vec![records[0].range(0, 4)];
+    let ghost = sluice_proto::v1::Leases { epoch: records[0].epoch ^ 1, ..records[0].range(0, 9) };
+    let holding = [mine.clone(), vec![ghost]].concat();
+    let flow = Some(sluice_proto::v1::Flow { max_records: 5, max_bytes: 0 });
+    let mut wire = Wire::connect(&gateway, Subscribe { holding, seen: wire.seen, flow, ..first }).await;
+    assert_eq!(wire.subscribed.held, mine);
+    let rest = other.records(5).await;
+    assert_eq!(rest.iter().map(|lease| (lease.offset, lease.attempts)).collect::<Vec<_>>(), {
+        (5..10).map(|offset| (offset, 0)).collect::<Vec<_>>()
+    });
+    wire.ack(&records[..5]);
+    other.ack(&rest);
+    committed_is(kafka, &group, &topic, 10).await;
+}
+
+/// A session over a way, with its first frame.
+async fn on_a_way_that_can_be_cut(gateway: &Gateway, group: &str, consumer_id: &str) -> (Way, Subscribe, Wire) {
+    let first = Subscribe { consumer_id: consumer_id.to_owned(), ..subscribe(group, 10) };
+    let way = Way::to(gateway.address()).await;
+    let channel = Channel::from_shared(format!("http://{}", way.address())).expect("an address is a URI");
+    let channel = channel.connect().await.expect("connect to the gateway");
+    let wire = Wire::open(channel, first.clone()).await.expect("subscribe");
+    (way, first, wire)
+}
+
+/// What a process without a stream of its own is answered when it acks all for this session.
+async fn acked_from_outside(gateway: &Gateway, wire: &Wire, leases: &[sluice_tests::Lease]) -> Vec<Rejection> {
+    let mut client = ConsumerServiceClient::new(gateway.channel().await);
+    let settlements = leases.iter().map(|lease| settlement(lease.leases(), ack())).collect();
+    let session_id = wire.subscribed.session_id.clone();
+    let request = SettleRequest { session_id, durable: false, seen: wire.seen, settlements };
+    client.settle(request).await.expect("never a status").into_inner().rejections
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_settles_for_a_session_whose_stream_broke_until_its_resume_timeout() {
+    let kafka = broker();
+    let topic = kafka.topic("outside", 1);
+    kafka.fill(&topic, 1, RECORDS, 32);
+    let group = unique("outside");
+    let gateway = gateway(&group, &topic, &["resume_timeout = \"5s\""]);
+    let id = unique("consumer");
+    let (way, _, mut wire) = on_a_way_that_can_be_cut(&gateway, &group, &id).await;
+    let records = wire.records(RECORDS).await;
+    way.cut();
+    wire.end().await.expect_err("the connection is gone");
+    eventually("the gateway knows that it broke", SOON, async || {
+        let all = gateway.consumers(&group).await;
+        if all.len() == 1 && all[0].peer.is_empty() { Ok(()) } else { Err(all) }
+    })
+    .await;
+    assert_eq!(acked_from_outside(&gateway, &wire, &records[..6]).await, [], "with the session's id it may");
+    committed_is(kafka, &group, &topic, 6).await;
+    eventually("the session is gone", SOON, async || match gateway.consumers(&group).await {
+        all if all.is_empty() => Ok(()),
+        all => Err(all),
+    })
+    .await;
+    let late = acked_from_outside(&gateway, &wire, &records[6..]).await;
+    assert!(!late.is_empty() && late.iter().all(|one| one.reason() == RejectReason::NotHeld), "{late:?}");
+    let mut other = Wire::subscribe(&gateway, &group, 10).await;
+    let rest = other.records(4).await;
+    assert_eq!(rest.iter().map(|lease| lease.offset).collect::<Vec<_>>(), [6, 7, 8, 9], "nothing was done by it");
+    other.ack(&rest);
+    committed_is(kafka, &group, &topic, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_settles_for_a_session_without_a_consumer_id_whose_stream_broke() {
+    let kafka = broker();
+    let topic = kafka.topic("outside-none", 1);
+    kafka.fill(&topic, 1, RECORDS, 32);
+    let group = unique("outside-none");
+    let gateway = gateway(&group, &topic, &["resume_timeout = \"10m\""]);
+    let (way, _, mut wire) = on_a_way_that_can_be_cut(&gateway, &group, "").await;
+    let records = wire.records(RECORDS).await;
+    let mut other = Wire::subscribe(&gateway, &group, 10).await;
+    way.cut();
+    wire.end().await.expect_err("the connection is gone");
+    let again = other.records(RECORDS).await;
+    let late = acked_from_outside(&gateway, &wire, &records).await;
+    assert!(!late.is_empty() && late.iter().all(|one| one.reason() == RejectReason::NotHeld), "{late:?}");
+    assert_eq!(kafka.committed_offset(&group, &topic, 0).unwrap_or(0), 0);
+    other.ack(&again);
+    committed_is(kafka, &group, &topic, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminated_gateway_tells_its_streams_to_drain_and_takes_what_they_still_settle() {
+    let kafka = broker();
+    let topic = kafka.topic("sigterm", 1);
+    kafka.fill(&topic, 1, 100, 32);
+    let group = unique("sigterm");
+    let config = GatewayConfig::new(kafka).node("drain_timeout = \"30s\"");
+    let mut gateway = config.subscription(subscription(&group, &[&topic], &[])).start();
+    let mut wire = Wire::subscribe(&gateway, &group, 10).await;
+    let held = wire.records(10).await;
+    gateway.signal(Signal::Term);
+    wire.until("it is told to drain", |wire| wire.drained.then_some(())).await;
+    assert_eq!(wire.drain_reason, DrainReason::Shutdown);
+    let refused = Wire::open(gateway.channel().await, subscribe(&group, 1)).await.expect_err("nobody else comes in");
+    let details = refused.get_error_details();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("SHUTTING_DOWN"));
+    assert!(details.retry_info().is_some(), "elsewhere it may");
+    assert_eq!(wire.settle_answered(&held, &ack(), false).await, []);
+    wire.half_close();
+    wire.end().await.expect("it ends OK");
+    assert!(wire.inbox.is_empty(), "it was dealt nothing more");
+    assert!(gateway.ended().await.success());
+    assert_eq!(kafka.committed_offset(&group, &topic, 0), Some(10), "and all of it is committed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,6 +289,13 @@ async fn a_second_stream_of_a_consumer_supersedes_the_first() {
     let mut new = Wire::connect(&gateway, Subscribe { holding: vec![lease.leases()], seen: old.seen, ..first }).await;
     let status = old.end().await.expect_err("the old stream is ended");
     assert_eq!(status.code(), tonic::Code::Aborted, "{status:?}");
+    let details = status.get_error_details();
+    let info = details.error_info().expect("it says why");
+    assert_eq!(info.reason, "CONSUMER_SUPERSEDED");
+    let there = gateway.consumers(&group).await;
+    assert_eq!(there.len(), 1, "one window for both: {there:?}");
+    assert_eq!(info.metadata.get("peer"), Some(&there[0].peer), "and by whom");
+    assert!(details.retry_info().is_none(), "trying again would only supersede the other one");
     assert_eq!(new.subscribed.held, [lease.leases()]);
     new.ack(&[lease]);
     committed_is(kafka, &group, &topic, 1).await;

@@ -1,7 +1,10 @@
 //! Leases that run out.
 
-use sluice_proto::v1::{RejectReason, RevokeReason, Settlements};
-use sluice_tests::wire::{Wire, ack, retry, retry_now, settlement};
+use std::time::{Duration, Instant};
+
+use sluice_proto::v1::settlement::Outcome;
+use sluice_proto::v1::{Extend, RejectReason, RevokeReason, Settlements, Subscribe};
+use sluice_tests::wire::{Seen, Wire, ack, retry, retry_now, settlement, subscribe};
 use sluice_tests::{SOON, broker, eventually, unique};
 
 use crate::{committed_is, gateway};
@@ -65,7 +68,6 @@ async fn a_session_that_answers_pings_but_settles_nothing_is_dealt_one_record_at
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_extended_lease_outlives_its_ack_timeout() {
-    use sluice_proto::v1::{Extend, settlement::Outcome};
     let kafka = broker();
     let topic = kafka.topic("extended", 1);
     kafka.fill(&topic, 1, 2, 32);
@@ -81,6 +83,61 @@ async fn an_extended_lease_outlives_its_ack_timeout() {
     assert_eq!(wire.revoked[0].leases, Some(records[1].leases()), "only the other one");
     assert_eq!(wire.settle_answered(&records[..1], &ack(), false).await, []);
     committed_is(kafka, &group, &topic, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_far_longer_than_the_ack_timeout_keeps_its_leases_by_extending_them_by_range() {
+    const JOB: Duration = Duration::from_secs(20);
+    let kafka = broker();
+    let topic = kafka.topic("long-job", 1);
+    kafka.fill(&topic, 1, 100, 32);
+    let group = unique("long-job");
+    let gateway = gateway(&group, &topic, &["ack_timeout = \"5s\"", FAST_RETRY]);
+    let mut wire = Wire::subscribe(&gateway, &group, 100).await;
+    let records = wire.records(100).await;
+    let mut other = Wire::subscribe(&gateway, &group, 100).await;
+    let all = vec![settlement(records[0].range(0, 99), Outcome::Extend(Extend { ack_timeout: None }))];
+    let began = Instant::now();
+    let mut extended = began;
+    while began.elapsed() < JOB {
+        match wire.read(Duration::from_millis(100)).await {
+            Seen::Ended(end) => panic!("the stream ended: {end:?}"),
+            Seen::Frame | Seen::Nothing => {}
+        }
+        if extended.elapsed() > Duration::from_secs(1) {
+            extended = Instant::now();
+            let settlements = Settlements { seen: wire.seen, settlements: all.clone(), ..Settlements::default() };
+            assert_eq!(wire.ask(settlements).await, [], "one range for all, and the stream's own time");
+        }
+    }
+    other.barrier().await;
+    assert!(wire.revoked.is_empty() && other.inbox.is_empty(), "nothing is taken from it: {:?}", wire.revoked);
+    assert_eq!(gateway.stats(&group).await.expired, 0);
+    assert_eq!(wire.settle_answered(&records, &ack(), false).await, []);
+    committed_is(kafka, &group, &topic, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_may_shorten_its_ack_timeout_for_itself_alone() {
+    let kafka = broker();
+    let topic = kafka.topic("shorter", 1);
+    kafka.fill(&topic, 1, 2, 32);
+    let group = unique("shorter");
+    let gateway = gateway(&group, &topic, &["ack_timeout = \"10m\"", FAST_RETRY]);
+    let second = prost_types::Duration { seconds: 1, nanos: 0 };
+    let first = Subscribe { ack_timeout: Some(second), ..subscribe(&group, 1) };
+    let mut hasty = Wire::connect(&gateway, first).await;
+    assert_eq!(hasty.subscribed.ack_timeout, Some(second), "it is told what holds");
+    let mut patient = Wire::subscribe(&gateway, &group, 2).await;
+    let (lost, kept) = (hasty.record().await, patient.record().await);
+    hasty.flow(0, 0);
+    hasty.until("its own lease expires", |wire| (!wire.revoked.is_empty()).then_some(())).await;
+    assert_eq!(hasty.revoked[0].leases, Some(lost.leases()));
+    let again = patient.record().await;
+    assert_eq!((again.offset, again.attempts), (lost.offset, 1));
+    assert!(patient.revoked.is_empty(), "others have the subscription's: {:?}", patient.revoked);
+    patient.ack(&[kept, again]);
+    committed_is(kafka, &group, &topic, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

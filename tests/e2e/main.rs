@@ -10,6 +10,7 @@ mod durable;
 mod expiry;
 mod handover;
 mod lanes;
+mod limits;
 mod outage;
 mod poison;
 mod retries;

@@ -89,6 +89,33 @@ async fn a_client_whose_connection_is_cut_takes_its_leases_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_clients_queue_is_extended_for_as_long_as_the_application_takes() {
+    const AT_WORK: Duration = Duration::from_secs(20);
+    let kafka = broker();
+    let topic = kafka.topic("queued", 1);
+    kafka.fill(&topic, 1, 50, 32);
+    let group = unique("queued");
+    let gateway = gateway(&group, &topic, &["ack_timeout = \"5s\""]);
+    let mut consumer = Consumer::builder(gateway.address(), &group).window(50).connect().await.expect("connect");
+    let mut events = consumer.events().expect("taken once");
+    let first = next(&mut consumer).await;
+    // Four times as long as a lease lasts: this one asks for it, the others only wait.
+    first.keep_extending(Duration::MAX);
+    let lost = timeout(AT_WORK, until(&mut events, |event| matches!(event, Event::Revoked { .. }))).await;
+    lost.expect_err("no lease is taken back");
+    first.ack();
+    for _ in 1..50 {
+        let record = next(&mut consumer).await;
+        assert_eq!(record.attempts(), 0);
+        record.ack();
+    }
+    consumer.close(SOON).await.expect("close");
+    committed_to_the_end(kafka, &group, &topic).await;
+    let stats = gateway.stats(&group).await;
+    assert_eq!((stats.delivered, stats.expired), (50, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_a_draining_gateway_finishes_and_goes_on_at_the_next() {
     let kafka = broker();
     let topic = kafka.topic("drained", 2);

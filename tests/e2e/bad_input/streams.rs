@@ -4,7 +4,7 @@ use sluice_proto::v1::consume_request::Request;
 use sluice_proto::v1::consumer_service_client::ConsumerServiceClient;
 use sluice_proto::v1::{ConsumeRequest, Flow, Pong, Settlements, Subscribe, SubscriptionSpec, subscribe::Target};
 use sluice_tests::wire::{Seen, Wire, subscribe};
-use sluice_tests::{Gateway, SOON, broker, unique};
+use sluice_tests::{Gateway, SOON, broker, eventually, unique};
 use tonic::{Code, Status};
 
 use super::{Bystander, Verdict, back_off, everything, of_bytes, seconds, stop, verdict};
@@ -98,6 +98,10 @@ async fn a_client_of_a_later_revision_is_answered_with_ours_and_served() {
         let first = Subscribe { revision, ..subscribe(&bystander.group, 5) };
         let mut wire = Wire::connect(&bystander.gateway, first).await.recorded(&bystander.history);
         assert_eq!(wire.subscribed.revision, sluice_proto::REVISION, "a client of revision {revision} hears ours");
+        // What is spoken with it is the lower of both: nobody sends what the other does not know.
+        let spoken: Vec<_> =
+            bystander.gateway.consumers(&bystander.group).await.iter().map(|one| one.revision).collect();
+        assert!(spoken.len() >= 2 && spoken.iter().all(|one| *one == 1), "{revision}: {spoken:?}");
         let records = wire.records(5).await;
         wire.ack(&records);
         wire.flow(0, 0);
@@ -145,6 +149,29 @@ async fn labels_holdings_and_specs_without_end_are_refused_or_looked_at_once() {
     }
     bystander.is_served().await;
     bystander.loses_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_of_a_topic_that_does_not_exist_says_so_and_is_served_once_it_does() {
+    let kafka = broker();
+    let (topic, group) = (unique("not-yet"), unique("not-yet"));
+    let gateway = gateway(&group, &topic, &["join = \"at_start\"", "metadata_refresh = \"1s\""]);
+    eventually("it is known that the topic is missing", SOON, async || match gateway.page("/readyz") {
+        (503, why) if why.contains(&topic) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let told = end_of(&gateway, vec![first(subscribe(&group, 1))]).await;
+    assert_eq!(told, stop(Code::FailedPrecondition, "TOPIC_MISSING"));
+    kafka.create_topic(&topic, 1, &[]);
+    kafka.fill(&topic, 1, 3, 16);
+    let mut wire = eventually("a stream is welcome", SOON, async || {
+        Wire::open(gateway.channel().await, subscribe(&group, 3)).await
+    })
+    .await;
+    let records = wire.records(3).await;
+    wire.ack(&records);
+    committed_to_the_end(kafka, &group, &topic).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
