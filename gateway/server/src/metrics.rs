@@ -22,6 +22,11 @@ const RETRIED: &str = "sluice_records_retried_total";
 const EXPIRED: &str = "sluice_records_expired_total";
 const RELEASED: &str = "sluice_records_released_total";
 const DEAD_LETTERED: &str = "sluice_records_dead_lettered_total";
+const SESSIONS_DIED: &str = "sluice_sessions_died_total";
+const SESSIONS_BROKE_TOGETHER: &str = "sluice_sessions_broke_together_total";
+const DURABLE_ANSWERED: &str = "sluice_durable_requests_answered_total";
+const DURABLE_WAITING: &str = "sluice_durable_records_waiting";
+const SUSPECTS: &str = "sluice_suspects";
 const FILTERED: &str = "sluice_records_filtered_total";
 const FAILED: &str = "sluice_records_failed_total";
 const COMMITTED: &str = "sluice_records_committed_total";
@@ -72,7 +77,7 @@ const PARTITION_AGE: &str = "sluice_partition_oldest_undone_age_seconds";
 const PARTITION_STUCK: &str = "sluice_partition_stuck";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 27] = [
+const COUNTERS: [(&str, &str); 30] = [
     (RECEIVED, "Records received from Kafka."),
     (DELIVERED, "Deliveries, redeliveries included."),
     (ACKED, "Records acked."),
@@ -80,6 +85,15 @@ const COUNTERS: [(&str, &str); 27] = [
     (EXPIRED, "Leases that expired."),
     (RELEASED, "Leases settled by Release, or returned uncounted by a session's end."),
     (DEAD_LETTERED, "Records dead-lettered."),
+    (SESSIONS_DIED, "Sessions that broke while they held leases, did not come back, and broke alone."),
+    (
+        SESSIONS_BROKE_TOGETHER,
+        "The same, but with more than half of the sessions with leases within a second: nobody's fault.",
+    ),
+    (
+        DURABLE_ANSWERED,
+        "Durable requests answered: Kafka has what they settled, or the answer names what it may not have.",
+    ),
     (FILTERED, "Records dropped or filtered by policy."),
     (FAILED, "Attempts that reached max_attempts."),
     (COMMITTED, "Records below acknowledged commits."),
@@ -102,7 +116,7 @@ const COUNTERS: [(&str, &str); 27] = [
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
 ];
 
-const GAUGES: [(&str, &str); 26] = [
+const GAUGES: [(&str, &str); 28] = [
     (STREAMS, "Streams open."),
     (STREAMS_MAX, "Streams that may be open."),
     (MEMORY_BUDGET, "Bytes of records that the process may hold."),
@@ -114,6 +128,8 @@ const GAUGES: [(&str, &str); 26] = [
     (QUEUED_BYTES, "Bytes fetched and not yet taken by the engine."),
     (FETCH_RESTING, "1 while fetching rests at the byte budget."),
     (REMEMBERED, "Leases remembered after their end, in entries of up to 128."),
+    (DURABLE_WAITING, "Settled records whose durable settlement Kafka does not have yet."),
+    (SUSPECTS, "Records that several sessions died with: each is dealt in a frame of its own."),
     (LETTERS_PENDING, "Dead letters on their way to Kafka."),
     (LETTERS_PENDING_BYTES, "Bytes of dead letters on their way to Kafka."),
     (LETTERS_FAILING, "1 while Kafka does not take dead letters: the last write failed. GetSubscription says why."),
@@ -215,12 +231,16 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
         counter!(LETTERS_FAILED, "subscription" => name.clone(), "reason" => reason).absolute(value);
     }
     let leased: u64 = view.partitions.iter().map(|partition| partition.view.leased).sum();
+    let suspects: u64 = view.partitions.iter().map(|partition| partition.view.suspects).sum();
+    let durable_waiting: u64 = view.partitions.iter().map(|partition| partition.view.durable_waiting).sum();
     for (metric, value) in [
         (SESSIONS, view.sessions.len() as u64),
         (LEASED, leased),
         (BYTES_HELD, view.bytes_held),
         (BYTES_MAX, handle.policy.subscription_bytes_max),
         (QUEUED_BYTES, view.queued_bytes),
+        (DURABLE_WAITING, durable_waiting),
+        (SUSPECTS, suspects),
         (LETTERS_PENDING, view.letters_pending),
         (LETTERS_PENDING_BYTES, view.letters_pending_bytes),
         (LETTERS_FAILING, u64::from(view.letters_failing)),
@@ -236,7 +256,7 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
     }
 }
 
-fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 24] {
+fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 27] {
     [
         (RECEIVED, stats.received),
         (DELIVERED, stats.delivered),
@@ -246,6 +266,9 @@ fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 24] {
         (RELEASED, stats.released),
         (DEAD_LETTERED, stats.dead_lettered),
         (FILTERED, stats.filtered),
+        (SESSIONS_DIED, stats.sessions_died),
+        (SESSIONS_BROKE_TOGETHER, stats.sessions_broke_together),
+        (DURABLE_ANSWERED, stats.durable_answered),
         (FAILED, stats.failed),
         (COMMITTED, stats.committed),
         (REFETCHED, stats.refetched),
