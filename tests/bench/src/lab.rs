@@ -193,6 +193,10 @@ impl Lab {
     pub fn load_helper(&self, address: &str, server: u32, arguments: &[String]) -> Result<Helper> {
         let mut command = this("load");
         command.arg(format!("--address={address}")).arg(format!("--server-pid={server}")).args(arguments);
+        // One that is traced outlives its server, and would say so at length.
+        if arguments.iter().any(|argument| argument == "--trace") {
+            command.stderr(Stdio::null());
+        }
         self.start_helper(Role::Load, command, "load")
     }
 

@@ -95,7 +95,7 @@ pub fn subscriptions(lab: &Lab, counts: &[usize]) -> Result<Findings> {
         let mib_each = each(mib, mib_0);
         let threads_each = each(threads as f64, threads_0 as f64);
         let cells = vec![Spread::of([mib]), Spread::of([threads as f64]), Spread::of([core]), mib_each, threads_each];
-        table.row(format!("{count} subscriptions"), "sluice", cells);
+        table.row(count.to_string(), "sluice", cells);
         findings.figure("P14", format!("{from} → {count}, MiB each"), mib_each);
         findings.figure("P14", format!("{from} → {count}, threads each"), threads_each);
         findings.figure("P14", format!("{count}, idle core"), Spread::of([core]));
@@ -113,7 +113,7 @@ pub fn partitions(lab: &Lab, counts: &[i32]) -> Result<Findings> {
         [("naive", Kind::Naive), ("sluice", Kind::Sluice)].map(|(name, kind)| Contestant::new(name, kind));
     let mut first: Option<Vec<f64>> = None;
     for &count in counts {
-        let case = format!("{count} partitions");
+        let case = format!("{count} p");
         let topic = lab.topic(&Shape::new(count, 128), lab.count(500_000))?;
         let runs = Runs::of(lab, &topic, &contestants)?;
         runs.rows(&mut table, &case, &contestants);

@@ -118,8 +118,8 @@ impl Member {
         } else {
             let subscription = lab.subscription(crate::lab::SUBSCRIPTION, &topic.name, group, &SESSION);
             let gateway = lab.gateway(vec![subscription]);
-            let mut arguments = Contestant::new("", kind).arguments();
-            arguments.extend(["--trace", "--seconds=120", "--streams=2"].map(str::to_owned));
+            let mut arguments = Contestant::new("", kind).streams(2, 1_000).arguments();
+            arguments.extend(["--trace", "--seconds=120"].map(str::to_owned));
             let load = lab.load_helper(gateway.address(), gateway.pid(), &arguments)?;
             (Some(gateway), load)
         };
