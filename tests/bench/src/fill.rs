@@ -230,8 +230,7 @@ impl Maker {
         let mut record: BaseRecord<'_, String, [u8]> = BaseRecord::to(topic).payload(&self.value);
         match &key {
             Some(key) => record = record.key(key),
-            // A run of neighbours for a partition, as a producer that sticks to a batch has it.
-            None => record = record.partition((number / 64 % u64::from(self.shape.partitions.unsigned_abs())) as i32),
+            None => record = record.partition(partition_in_turn(number, self.shape.partitions)),
         }
         loop {
             match to.send(record) {
@@ -244,6 +243,12 @@ impl Maker {
             }
         }
     }
+}
+
+/// For records without keys: a run of neighbours for a partition, as a producer that sticks to a batch has it.
+fn partition_in_turn(number: u64, partitions: i32) -> i32 {
+    const RUN: u64 = 64;
+    i32::try_from(number / RUN % u64::from(partitions.unsigned_abs().max(1))).unwrap_or(0)
 }
 
 fn zipf(keys: usize, exponent: f64) -> Vec<f64> {
@@ -275,5 +280,6 @@ mod tests {
     fn records_without_keys_go_to_partitions_in_runs() {
         let mut maker = Maker::new(&Shape::new(2, 128));
         assert_eq!(maker.key(), None);
+        assert_eq!([0, 63, 64, 127, 128].map(|number| partition_in_turn(number, 2)), [0, 0, 1, 1, 0]);
     }
 }
