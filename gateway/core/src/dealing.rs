@@ -154,13 +154,21 @@ impl Engine {
         if self.sums.suspects == 0 {
             return None;
         }
-        let session = self.sessions.get_mut(&id).filter(|session| session.suspects == 0)?;
-        let chosen = self.suspects_from.iter().find_map(|pid| {
-            let partition = self.partitions.get(*pid)?;
-            let offset = lowest_suspect(partition, session, id, now)?;
-            Some((*pid, offset))
-        });
+        let session = self.sessions.get(&id).filter(|session| session.suspects == 0)?;
+        let (mut chosen, mut oversize) = (None, Vec::new());
+        for pid in &self.suspects_from {
+            let Some(partition) = self.partitions.get(*pid) else { continue };
+            let mut unfit = |offset| oversize.push((*pid, offset));
+            if let Some(offset) = lowest_suspect(partition, session, id, now, self.frame_bytes_most, &mut unfit) {
+                chosen = Some((*pid, offset));
+                break;
+            }
+        }
+        for (pid, offset) in oversize {
+            self.put_suspect_aside(now, pid, offset);
+        }
         let (pid, offset) = chosen?;
+        let session = self.sessions.get_mut(&id)?;
         let partition = self.partitions.get_mut(pid)?;
         let at = partition.ledger.find(offset)?;
         let slot = partition.ledger.slot(at)?;
@@ -188,6 +196,18 @@ impl Engine {
         Some(Output::Deliver { session: id, sequence: frame, batches: vec![batch] })
     }
 
+    /// A suspect that fits nobody any more waits for a frame in which it does, as any record.
+    fn put_suspect_aside(&mut self, now: Millis, pid: Pid, offset: i64) {
+        let Some(partition) = self.partitions.get_mut(pid) else { return };
+        partition.ledger.suspects.take(offset);
+        let due = self.timers.oversize.wait(now, self.policy.too_large_after_ms, pid, offset);
+        partition.oversize.insert(offset, Some(due));
+        if partition.ledger.ready_suspects() == 0 {
+            self.suspects_from.remove(&pid);
+        }
+        self.sums.count(partition);
+    }
+
     /// The partition has something ready.
     pub(crate) fn offer_partition(&mut self, pid: Pid) {
         let Some(partition) = self.partitions.get_mut(pid) else { return };
@@ -207,16 +227,26 @@ impl Engine {
     }
 }
 
-/// The lowest suspect that this session may have.
-fn lowest_suspect(partition: &Partition, session: &Session, id: SessionId, now: Millis) -> Option<i64> {
+/// The lowest suspect that this session may have. `unfit` hears of those before it that fit no session's frame.
+fn lowest_suspect(
+    partition: &Partition,
+    session: &Session,
+    id: SessionId,
+    now: Millis,
+    frame_bytes_most: usize,
+    unfit: &mut impl FnMut(i64),
+) -> Option<i64> {
+    let topic = &partition.name.topic;
     let may_have = |offset: &&i64| {
-        let at = partition.ledger.find(**offset);
+        let Some(slot) = partition.ledger.find(**offset).and_then(|at| partition.ledger.slot(at)) else { return false };
+        if !fits(slot, topic, frame_bytes_most) {
+            unfit(**offset);
+            return false;
+        }
         let released = partition.released.get(*offset).is_some_and(|(by, until)| *by == id && *until > now);
-        at.and_then(|at| partition.ledger.slot(at)).is_some_and(|slot| {
-            !released
-                && fits(slot, &partition.name.topic, session.max_frame_bytes)
-                && session.takes(session.held, session.held_bytes, u64::from(slot.bytes))
-        })
+        !released
+            && fits(slot, topic, session.max_frame_bytes)
+            && session.takes(session.held, session.held_bytes, u64::from(slot.bytes))
     };
     partition.ledger.suspects.ready().iter().find(may_have).copied()
 }

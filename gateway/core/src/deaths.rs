@@ -3,6 +3,8 @@
 //!
 //! A session that breaks while it holds leases, and does not come back, has died. It died **alone** unless, within
 //! `together_ms` of its break, more than half of the sessions with leases broke too (at least two): then nobody is to blame.
+//! Those with leases are those that had some when the first of these broke: who comes back, or gets what they left, in the
+//! middle of it makes a cut no smaller, and who has nothing left to do makes a second death no larger.
 //! Records of a session that dies are marked at once, and the mark is taken back when others turn out to have gone with it. A
 //! record with `suspect_marks` marks is a suspect: dealt in a frame of its own, one to a session, and a further death of its
 //! holder is a failure. Until a death is decided its suspects wait; so do its other records where the deaths of this moment are
@@ -28,6 +30,8 @@ pub(crate) type BreakId = u64;
 #[derive(Debug)]
 struct Break {
     at: Millis,
+    /// Sessions that had leases just then, this one among them.
+    holders: u64,
     together: bool,
 }
 
@@ -95,14 +99,16 @@ impl Deaths {
         self.open.first_key_value().map(|((until, _), _)| *until)
     }
 
-    /// Breaks of the last `together_ms`.
-    fn recent(&self, now: Millis, together_ms: u64) -> usize {
-        self.breaks.len() - self.breaks.partition_point(|b| b.at.plus(together_ms) < now)
-    }
-
-    /// Whether so many breaks are more than half of those who had leases, and at least two.
-    fn is_common(breaks: usize, others: u64) -> bool {
-        breaks >= 2 && breaks as u64 * 2 > others + breaks as u64
+    /// How many breaks of the last `together_ms`, and of `more` just now, are common ones: more than half of those who had
+    /// leases when the first of them broke, and at least two. 0: they are not.
+    fn common(&self, now: Millis, together_ms: u64, more: u64) -> usize {
+        let from = self.breaks.partition_point(|b| b.at.plus(together_ms) < now);
+        let is_common = |(i, first): (usize, &Break)| {
+            let count = (self.breaks.len() - i) as u64 + more;
+            count >= 2 && count * 2 > first.holders
+        };
+        let first = self.breaks.iter().enumerate().skip(from).find(|one| is_common(*one));
+        first.map_or(0, |(i, _)| self.breaks.len() - i)
     }
 
     /// A session with leases breaks; it is not among the holders any more.
@@ -111,14 +117,9 @@ impl Deaths {
             self.breaks.pop_front();
             self.first += 1;
         }
-        self.breaks.push_back(Break { at: now, together: false });
-        let recent = self.recent(now, together_ms);
-        if Self::is_common(recent, self.holders) {
-            // Those before one that is known to be common, and within the time, were made so with it.
-            for one in self.breaks.iter_mut().rev().take(recent).take_while(|b| !b.together) {
-                one.together = true;
-            }
-        }
+        self.breaks.push_back(Break { at: now, holders: self.holders + 1, together: false });
+        let common = self.common(now, together_ms, 0);
+        self.breaks.iter_mut().rev().take(common).for_each(|one| one.together = true);
         self.first + self.breaks.len() as u64 - 1
     }
 
@@ -161,8 +162,7 @@ impl Engine {
         let together_ms = self.policy.together_ms;
         let Verdict { together, final_at } = self.deaths.verdict(of, together_ms);
         let is_final = final_at <= now;
-        let others = self.deaths.holders.saturating_sub(1);
-        let near = together || Deaths::is_common(self.deaths.recent(now, together_ms) + 1, others);
+        let near = together || self.deaths.common(now, together_ms, 1) > 0;
         let death = Death { of, records: self.held_records(id) };
         self.end_all_leases(now, id, How::Die { of, hold: is_final || near });
         if is_final {

@@ -69,7 +69,8 @@ impl Suspects {
         self.ready.insert(offset);
     }
 
-    pub(super) fn take(&mut self, offset: i64) {
+    /// It is leased, or fits nobody.
+    pub(crate) fn take(&mut self, offset: i64) {
         self.ready.remove(&offset);
     }
 

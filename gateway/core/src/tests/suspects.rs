@@ -1,5 +1,7 @@
 //! Sessions that die, and the records that they die of.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 impl World {
@@ -40,7 +42,7 @@ fn deaths_until_the_letter(
     poison: i64,
 ) -> usize {
     let (mut deaths, mut names) = (0, 0);
-    let mut holds: std::collections::BTreeMap<SessionId, Vec<i64>> = Default::default();
+    let mut holds: BTreeMap<SessionId, Vec<i64>> = Default::default();
     for _ in 0..fleet {
         names += 1;
         holds.insert(w.open(consumer(names).as_deref(), 100), Vec::new());
@@ -205,4 +207,82 @@ fn done_clears_the_marks_and_a_session_holds_one_suspect() {
     w.engine.window(w.now, one, Window { max_records: 2, max_bytes: 0 });
     assert_eq!(dealt(&w.poll())[0].2, [6], "a record beside it, and no second suspect");
     assert_eq!(w.view_of(0).blocked_on, Some(BlockedOn::Leased));
+}
+
+#[test]
+fn a_suspect_that_fits_nobody_any_more_is_too_large() {
+    let mut w = World::with_topic_for_poison();
+    w.assign(0);
+    w.engine.records(w.now, &p(0), EPOCH, vec![record_of(0, 100_000)]);
+    for _ in 0..2 {
+        let s = w.open(None, 10);
+        assert_eq!(dealt(&w.poll())[0].2, [0]);
+        w.die(s);
+        w.after(1_001);
+    }
+    assert_eq!(w.view_of(0).suspects, 1);
+    let window = Some(Window { max_records: 10, max_bytes: 0 });
+    w.engine.open(w.now, Open { window, max_frame_bytes: 10_000, ..Open::default() });
+    assert_eq!((dealt(&w.poll()), w.view_of(0).blocked_on), (vec![], Some(BlockedOn::NoWindow)));
+    assert_eq!(w.after(299_999), []);
+    // One whose frame it fits has it, by itself; then it waits again.
+    let large = w.open(None, 10);
+    assert_eq!(dealt(&w.poll())[0].2, [0]);
+    w.engine.close(w.now, large, End::HalfClose);
+    assert_eq!(w.poll(), []);
+    let outputs = w.after(300_000);
+    let causes: Vec<LetterCause> = outputs
+        .iter()
+        .filter_map(|o| if let Output::DeadLetter { letter, .. } = o { Some(letter.cause) } else { None })
+        .collect();
+    assert_eq!(causes, [LetterCause::TooLarge]);
+    w.engine.dead_letter_result(w.now, &p(0), EPOCH, 0, Ok(()));
+    w.poll();
+    assert_eq!((w.view_of(0).committable, w.view_of(0).suspects), (NextOffset(1), 0));
+}
+
+#[test]
+fn two_deaths_of_a_fleet_whose_others_have_nothing_left_to_do_are_two_deaths() {
+    let mut w = World::with_topic_for_poison();
+    w.assign(0);
+    // Four hold something: so what the first leaves is dealt on at once.
+    w.receive(0, 0..4);
+    let fleet: Vec<SessionId> = (0..4).map(|_| w.open(None, 1)).collect();
+    let held: BTreeMap<u64, Vec<i64>> = dealt(&w.poll()).into_iter().map(|d| (d.0, d.2)).collect();
+    assert_eq!(held.len(), 4);
+    let poison = held[&fleet[0].0][0];
+    w.engine.window(w.now, fleet[1], Window { max_records: 2, max_bytes: 0 });
+    assert_eq!(dealt(&w.die(fleet[0])), [(fleet[1].0, 2, vec![poison])]);
+    for session in &fleet[2..] {
+        w.ack(*session, 0, held[&session.0][0], held[&session.0][0]);
+    }
+    w.die(fleet[1]);
+    w.after(1_001);
+    assert_eq!((w.engine.stats().sessions_died, w.engine.stats().sessions_broke_together), (2, 0));
+    assert_eq!(w.view_of(0).suspects, 1);
+}
+
+#[test]
+fn a_cut_whose_streams_come_back_at_once_marks_nobody() {
+    let mut w = World::with(|policy| policy.max_attempts = 2);
+    w.assign(0);
+    w.receive(0, 0..100);
+    for minute in 0..5 {
+        // Ten hold ten records each, forty came later and wait for work. Those are cut first.
+        let working: Vec<SessionId> = (0..10).map(|_| w.open(None, 10)).collect();
+        assert_eq!(dealt(&w.poll()).iter().map(|d| d.2.len()).sum::<usize>(), 100, "in minute {minute}");
+        let idle: Vec<SessionId> = (0..40).map(|_| w.open(None, 10)).collect();
+        let mut again = Vec::new();
+        for session in idle.into_iter().chain(working) {
+            w.die(session);
+            w.now = w.now.plus(10);
+            again.push(w.open(None, 10));
+            w.poll();
+        }
+        w.after(30_000);
+        again.into_iter().for_each(|session| w.engine.close(w.now, session, End::HalfClose));
+        w.after(30_000);
+        assert_eq!((w.view_of(0).suspects, w.view_of(0).ready), (0, 100), "in minute {minute}");
+    }
+    assert_eq!(w.engine.stats().sessions_died, 0);
 }

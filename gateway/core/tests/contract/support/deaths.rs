@@ -4,20 +4,29 @@ use sluice_core::{SessionId, TopicPartition};
 
 use crate::support::model::{Model, Slot, State};
 
+/// A session with leases broke: when, how many had some, and whether more than half of them went with it.
+#[derive(Debug)]
+pub(crate) struct Break {
+    at: u64,
+    holders: usize,
+    together: bool,
+}
+
 impl Model {
-    /// A session with leases breaks. More than half of those who had some, within the time: nobody is to blame.
+    /// A session with leases breaks. More than half of those who had some when the first broke, within
+    /// the time: nobody is to blame.
     pub(crate) fn note_break(&mut self, session: SessionId) {
         if self.held(session).records == 0 || self.sessions.get(&session).is_none_or(|s| s.draining) {
             return;
         }
         let live = |(id, s): &(&SessionId, &crate::support::model::Sess)| **id != session && s.broken.is_none();
         let others = self.sessions.iter().filter(live).filter(|(id, _)| self.held(**id).records > 0).count();
-        self.breaks.push((self.now, false));
+        self.breaks.push(Break { at: self.now, holders: others + 1, together: false });
         let from = self.now.saturating_sub(self.policy.together_ms);
-        let recent = self.breaks.iter().filter(|(at, _)| *at >= from).count();
-        if recent >= 2 && 2 * recent > others + recent {
-            self.breaks.iter_mut().filter(|(at, _)| *at >= from).for_each(|(_, together)| *together = true);
-        }
+        let count = self.breaks.len();
+        let is_common = |i: &usize| count - i >= 2 && 2 * (count - i) > self.breaks[*i].holders;
+        let first = (0..count).filter(|i| self.breaks[*i].at >= from).find(is_common);
+        self.breaks[first.unwrap_or(count)..].iter_mut().for_each(|one| one.together = true);
         let number = self.breaks.len() - 1;
         self.sessions.get_mut(&session).expect("looked up above").broke = Some(number);
     }
@@ -26,7 +35,7 @@ impl Model {
     pub(crate) fn die(&mut self, session: SessionId) {
         let Some(of) = self.sessions.get_mut(&session).and_then(|s| s.broke.take()) else { return };
         let now = self.now;
-        let until = self.breaks[of].0 + self.policy.together_ms + 1;
+        let until = self.breaks[of].at + self.policy.together_ms + 1;
         let mut taken = Vec::new();
         for (tp, part) in &mut self.parts {
             for (offset, slot) in &mut part.slots {
@@ -66,8 +75,8 @@ impl Model {
     pub(crate) fn decide_deaths(&mut self, only: Option<usize>) {
         let now = self.now;
         let (breaks, together_ms) = (&self.breaks, self.policy.together_ms);
-        let is_over = |of: usize| only.is_none_or(|only| only == of) && breaks[of].0 + together_ms < now;
-        let is_void = |of: &usize| breaks[*of].1 && is_over(*of);
+        let is_over = |of: usize| only.is_none_or(|only| only == of) && breaks[of].at + together_ms < now;
+        let is_void = |of: &usize| breaks[*of].together && is_over(*of);
         let mut alone: Vec<(TopicPartition, i64)> = Vec::new();
         for (tp, part) in &mut self.parts {
             for (offset, slot) in &mut part.slots {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::deaths::Break;
 use sluice_core::{
     Assignment, End, Epoch, Leases, Millis, NextOffset, Open, Opened, Policy, Record, Resumed, RevokeReason, SessionId,
     Ticket, TopicPartition, Window,
@@ -161,7 +162,7 @@ pub(crate) struct Model {
     pub(crate) loose: Vec<(SessionId, crate::support::settles::Answer)>,
     pub(crate) gone: BTreeSet<SessionId>,
     /// Every break of a session with leases: when, and whether more than half broke with it.
-    pub(crate) breaks: Vec<(u64, bool)>,
+    pub(crate) breaks: Vec<Break>,
     /// Partitions that were to be handed over and are not here.
     pub(crate) absent_drains: BTreeSet<TopicPartition>,
     /// Every record that was ever done here: (partition, offset). The world's checks join these.
