@@ -26,6 +26,8 @@ pub(crate) struct Flight {
     pub(crate) base: i64,
     /// What durable settlements wait for, or were answered by.
     pub(crate) sealed: Sealed,
+    /// Of its metadata.
+    units: usize,
 }
 
 /// Where a partition's commits stand.
@@ -43,6 +45,8 @@ pub(crate) struct CommitState {
     sent_at: Option<Millis>,
     not_before: Millis,
     units_max: usize,
+    /// As many units this broker took.
+    units_taken: usize,
     large_until: Option<Millis>,
     /// Records below the last acknowledged commit.
     passed: u64,
@@ -53,7 +57,7 @@ pub(crate) struct CommitState {
 // === impl CommitState ===
 
 impl CommitState {
-    pub(crate) fn new(acknowledged: Option<NextOffset>, units_max: usize) -> Self {
+    pub(crate) fn new(acknowledged: Option<NextOffset>, units_max: usize, units_taken: usize) -> Self {
         Self {
             acknowledged,
             in_flight: None,
@@ -64,6 +68,7 @@ impl CommitState {
             sent_at: None,
             not_before: Millis(0),
             units_max,
+            units_taken,
             large_until: None,
             passed: 0,
             halted: false,
@@ -84,6 +89,19 @@ impl CommitState {
     /// Somebody waits for what was changed.
     pub(crate) fn hurry(&mut self) {
         self.soon = true;
+    }
+
+    /// The broker refused metadata of so many units. What it took once stays possible: answers stand on it.
+    fn refuse(&mut self, units: usize) {
+        if units <= self.units_taken {
+            self.units_taken = 0;
+        }
+        let half = self.units_max / 2;
+        self.units_max = match self.units_taken {
+            0 => half,
+            taken if taken + metadata::UNITS_SPARE < self.units_max => half.max(taken + metadata::UNITS_SPARE),
+            _ => self.units_max - 1,
+        };
     }
 
     /// Whether something is not with Kafka yet.
@@ -121,10 +139,16 @@ impl Partition {
     fn to_save(&self) -> Saved {
         let base = self.ledger.frontier();
         let next = self.ledger.next();
-        let mut done = self.ledger.done_ranges(RANGES_MAX);
+        let kept = self.durable.kept();
+        let is_kept = |range: &OffsetRange| {
+            let after = kept.partition_point(|k| k.last < range.first);
+            kept.get(after).is_some_and(|k| k.first <= range.last)
+        };
+        let mut done = self.ledger.done_ranges(RANGES_MAX, is_kept);
+        // No more than a commit had room for.
         for range in &self.saved.done {
             let range = OffsetRange { first: range.first.max(next), last: range.last };
-            if done.len() >= RANGES_MAX || range.first > range.last {
+            if range.first > range.last {
                 continue;
             }
             match done.last_mut() {
@@ -166,7 +190,8 @@ impl Engine {
         } else {
             commit.large_until = None;
         }
-        commit.in_flight = Some(Flight { passed: partition.ledger.passed(), base: saved.base, sealed });
+        commit.in_flight =
+            Some(Flight { passed: partition.ledger.passed(), base: saved.base, sealed, units: encoded.units });
         commit.soon = false;
         commit.sent_at = Some(now);
         commit.changed_at = None;
@@ -205,6 +230,7 @@ impl Engine {
                 commit.passed = commit.passed.max(flight.passed);
                 let news = commit.acknowledged != Some(offset);
                 commit.acknowledged = Some(offset);
+                commit.units_taken = commit.units_taken.max(flight.units);
                 if news {
                     self.report_committed(pid, name, offset);
                 }
@@ -220,7 +246,7 @@ impl Engine {
                         commit.not_before = now.plus(self.policy.commit_interval_ms);
                     }
                     CommitError::MetadataTooLarge => {
-                        commit.units_max /= 2;
+                        commit.refuse(flight.units);
                         commit.force = true;
                     }
                     CommitError::NotMember => commit.halted = true,

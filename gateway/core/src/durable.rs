@@ -125,6 +125,9 @@ impl Durable {
             let sealed = self.sealed(saved, &candidates[..*count]);
             metadata::has_room(saved.base, &sealed.done, &sealed.attempts, units_max)
         };
+        if !fits(&0) {
+            return self.seal_answered(saved, units_max);
+        }
         // More candidates never need less room.
         let (mut low, mut high) = (0, candidates.len());
         while low < high {
@@ -133,6 +136,55 @@ impl Durable {
         }
         let sealed = self.sealed(saved, &candidates[..low]);
         mark(saved, sealed)
+    }
+
+    /// What was answered has grown together with what was not, or is all that a commit from before a crash said, and has no
+    /// room to grow. Then the highest of it is said as it was answered, and no more: that had room. Changes `saved`.
+    fn seal_answered(&self, saved: &mut Saved, units_max: usize) -> Sealed {
+        let Sealed { done, attempts } = self.sealed(saved, &[]);
+        let narrow = |whole: usize| -> Vec<OffsetRange> {
+            let from = whole.checked_sub(1).map_or(saved.base, |last| done[last].last + 1);
+            let parts = done[whole..].iter().flat_map(|range| self.told_in(*range));
+            done[..whole].iter().copied().chain(parts.filter(|part| part.first >= from)).collect()
+        };
+        let (mut low, mut high) = (0, done.len());
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            let holds = metadata::holds(saved.base, &narrow(middle), &attempts, units_max);
+            if holds { low = middle } else { high = middle - 1 }
+        }
+        if low < done.len() {
+            let narrowed = narrow(low);
+            let above = done[low].first;
+            saved.done.retain(|range| range.first < above);
+            saved.done.extend(narrowed[low..].iter());
+            return mark(saved, Sealed { done: narrowed, attempts });
+        }
+        mark(saved, Sealed { done, attempts })
+    }
+
+    /// What was answered of a range that is done.
+    fn told_in(&self, range: OffsetRange) -> impl Iterator<Item = OffsetRange> {
+        let from = self.told.range(..=range.first).next_back().map_or(range.first, |(first, _)| *first);
+        let within = self.told.range(from..=range.last).filter(move |(_, last)| **last >= range.first);
+        within.map(move |(first, last)| OffsetRange { first: range.first.max(*first), last: range.last.min(*last) })
+    }
+
+    /// What a commit is to look at however much is done below it: ascending, not touching one another.
+    pub(crate) fn kept(&self) -> Vec<OffsetRange> {
+        let told = self.told.iter().map(|(first, last)| OffsetRange { first: *first, last: *last });
+        let mut kept: Vec<OffsetRange> = told.collect();
+        if self.is_waiting() || !self.told_attempts.is_empty() {
+            let candidates = self.candidates();
+            kept.extend(candidates.iter().map(|c| OffsetRange { first: c.offset, last: c.last }));
+            kept.sort_unstable_by_key(|r| r.first);
+            kept.dedup_by(|next, before| {
+                let touches = next.first <= before.last.saturating_add(1);
+                before.last = if touches { before.last.max(next.last) } else { before.last };
+                touches
+            });
+        }
+        kept
     }
 
     fn forget_below(&mut self, base: i64) {
@@ -147,13 +199,14 @@ impl Durable {
         }
     }
 
-    /// Ascending. A record whose attempts were promised and that is done by now is one: its attempts go nowhere else.
+    /// Ascending. A record whose attempts were promised, or are asked for, and that is done by now is one: its attempts go
+    /// nowhere else.
     fn candidates(&self) -> Vec<Candidate> {
         let done = self.waits.iter().flat_map(|wait| &wait.done);
         let attempts = self.waits.iter().flat_map(|wait| &wait.attempts).map(|(offset, _)| *offset);
         let of = |offset, last, attempts| Candidate { offset, last, attempts };
         let mut all: Vec<Candidate> = done.map(|r| of(r.first, r.last, false)).collect();
-        all.extend(attempts.map(|offset| of(offset, offset, true)));
+        all.extend(attempts.flat_map(|offset| [of(offset, offset, true), of(offset, offset, false)]));
         all.extend(self.told_attempts.iter().map(|offset| of(*offset, *offset, false)));
         all.sort_unstable();
         all.dedup();
@@ -183,6 +236,11 @@ impl Durable {
         let durable = |one: &&Attempts| self.told_attempts.contains(&one.offset) || waits.contains(&one.offset);
         sealed.attempts.extend(saved.attempts.iter().filter(durable).map(|one| Attempts { durable: true, ..*one }));
         sealed
+    }
+
+    /// Nobody waits for others than these.
+    fn keep_waits(&mut self, is_open: impl Fn(RequestId) -> bool) {
+        self.waits.retain(|wait| is_open(wait.request));
     }
 
     /// Kafka acknowledged a commit. Gives the requests that have their part.

@@ -445,9 +445,15 @@ impl Ledger {
 
     // === for the commit ===
 
-    /// What is done above the frontier, in offsets, holes folded in; at most `count_max` ranges, the lowest.
-    pub(crate) fn done_ranges(&self, count_max: usize) -> Vec<OffsetRange> {
+    /// What is done above the frontier, in offsets, holes folded in: the lowest `count_max` ranges, and of those above them
+    /// what is to be kept.
+    pub(crate) fn done_ranges(&self, count_max: usize, is_kept: impl Fn(&OffsetRange) -> bool) -> Vec<OffsetRange> {
         let mut ranges = Vec::new();
+        let mut add = |range: OffsetRange| {
+            if ranges.len() < count_max || is_kept(&range) {
+                ranges.push(range);
+            }
+        };
         // The last offset not done, and whether something done came after it.
         let (mut undone, mut seen_done) = (self.frontier(), false);
         let mut from = self.head as usize % SEGMENT_RECORDS;
@@ -466,17 +472,14 @@ impl Ledger {
                 }
                 let offset = segment.offset(clear);
                 if seen_done {
-                    ranges.push(OffsetRange { first: undone + 1, last: offset - 1 });
-                    if ranges.len() == count_max {
-                        return ranges;
-                    }
+                    add(OffsetRange { first: undone + 1, last: offset - 1 });
                 }
                 (undone, seen_done) = (offset, false);
                 i = clear + 1;
             }
         }
         if seen_done && self.head < self.tail {
-            ranges.push(OffsetRange { first: undone + 1, last: self.next - 1 });
+            add(OffsetRange { first: undone + 1, last: self.next - 1 });
         }
         ranges
     }

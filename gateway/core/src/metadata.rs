@@ -15,6 +15,9 @@ const UNITS_LIMIT: usize = 10_000;
 /// More offsets than any commit can say something of.
 const ATTEMPTS_MAX: u64 = 1 << 20;
 
+/// Between a text of so many units and the units that it needs at most to be written again.
+pub(crate) const UNITS_SPARE: usize = (3 + 1 + 2 * LEB_BYTES_MAX) * 8 / 15 + 1;
+
 const KIND_RUNS: u8 = 0;
 const KIND_BITMAP: u8 = 1;
 
@@ -25,6 +28,12 @@ pub(crate) struct Attempts {
     pub(crate) count: u32,
     /// Somebody was told, or waits to be told, that they are stored.
     pub(crate) durable: bool,
+}
+
+impl Attempts {
+    fn value(&self) -> u64 {
+        u64::from(self.count) << 1 | u64::from(self.durable)
+    }
 }
 
 /// What a commit says beside its offset.
@@ -79,7 +88,7 @@ pub(crate) fn encode(saved: &Saved, must: &[OffsetRange], units_max: usize) -> E
     let mut head = Vec::new();
     head.extend_from_slice(&saved.topic_hash.to_be_bytes());
     put(&mut head, saved.base as u64);
-    let Some(room) = room_of(units_max, head.len()) else {
+    let Some(room) = room_of(units_max, HEAD_BYTES_MAX) else {
         return Encoded { truncated: true, ..Encoded::default() };
     };
     let for_attempts = room.saturating_sub(cost_of(saved.base, must));
@@ -105,7 +114,7 @@ pub(crate) fn encode(saved: &Saved, must: &[OffsetRange], units_max: usize) -> E
 pub(crate) fn has_room(base: i64, must: &[OffsetRange], attempts: &[Attempts], units_max: usize) -> bool {
     const LENGTH_BYTES_MAX: usize = 5;
     const COUNT_BYTES_MAX: usize = 3;
-    let Some(room) = room_of(units_max, 4 + LEB_BYTES_MAX) else { return false };
+    let Some(room) = room_of(units_max, HEAD_BYTES_MAX) else { return false };
     let (mut runs, mut end) = (0, base);
     for range in must {
         runs += len_of((range.first - end) as u64) + LENGTH_BYTES_MAX;
@@ -117,6 +126,16 @@ pub(crate) fn has_room(base: i64, must: &[OffsetRange], attempts: &[Attempts], u
         before = one.offset;
     }
     runs.min(bitmap_bytes(base, must)) + failures <= room
+}
+
+/// Whether all of this fits `units_max` units just now. `attempts` are the durable ones.
+pub(crate) fn holds(base: i64, must: &[OffsetRange], attempts: &[Attempts], units_max: usize) -> bool {
+    let mut before = base;
+    let failures: usize = attempts
+        .iter()
+        .map(|one| len_of((one.offset - std::mem::replace(&mut before, one.offset)) as u64) + len_of(one.value()))
+        .sum();
+    room_of(units_max, HEAD_BYTES_MAX).is_some_and(|room| cost_of(base, must) + failures <= room)
 }
 
 /// Bytes for attempts and what is done, beside a head of so many bytes.
@@ -187,9 +206,8 @@ fn choose(base: i64, entries: &[Entry], room: usize) -> (usize, bool) {
 }
 
 fn encode_attempts(saved: &Saved, room: usize) -> (Vec<u8>, usize) {
-    let value = |one: &Attempts| u64::from(one.count) << 1 | u64::from(one.durable);
     let entry =
-        |one: &Attempts| Entry { start: one.offset, end: one.offset, bytes: len_of(value(one)), must: one.durable };
+        |one: &Attempts| Entry { start: one.offset, end: one.offset, bytes: len_of(one.value()), must: one.durable };
     // An entry costs two bytes at least, so what lies further cannot fit unless it must.
     let near = room / 2 + 1;
     let entries: Vec<Entry> = saved
@@ -205,7 +223,7 @@ fn encode_attempts(saved: &Saved, room: usize) -> (Vec<u8>, usize) {
     for (i, (_, one)) in listed.enumerate() {
         if i < prefix || (musts && one.durable) {
             put(&mut bytes, (one.offset - before) as u64);
-            put(&mut bytes, value(one));
+            put(&mut bytes, one.value());
             before = one.offset;
             kept += 1;
         }
@@ -336,6 +354,8 @@ fn decode_bitmap(rest: &[u8], base: i64, end: i64) -> Option<Vec<OffsetRange>> {
 
 /// Bytes of the largest number in LEB128.
 const LEB_BYTES_MAX: usize = 10;
+/// The topic's hash and the base. Always counted as long as they can be: as the frontier rises they need no more.
+const HEAD_BYTES_MAX: usize = 4 + LEB_BYTES_MAX;
 
 fn len_of(value: u64) -> usize {
     (u64::BITS - value.leading_zeros()).div_ceil(7).max(1) as usize

@@ -94,13 +94,14 @@ impl Partition {
     pub(crate) fn new(assignment: Assignment, policy: &Policy) -> (Self, Restored) {
         let Assignment { partition, epoch, next, metadata, topic_hash, commit_now } = assignment;
         let text = metadata.filter(|text| !text.is_empty());
+        let units = text.as_ref().map_or(0, |text| text.encode_utf16().count());
         let (saved, restored) = match text.map(|text| metadata::decode(&text)) {
             None => (SavedAbove::default(), Restored::Nothing),
             Some(Some(saved)) if saved.topic_hash == topic_hash && saved.base <= next.0 => restore(saved, next.0),
             Some(_) => (SavedAbove::default(), Restored::Ignored),
         };
         let stats = Stats { metadata_ignored: u64::from(restored == Restored::Ignored), ..Stats::default() };
-        let commit = CommitState::new((!commit_now).then_some(next), policy.metadata_units_max);
+        let commit = CommitState::new((!commit_now).then_some(next), policy.metadata_units_max, units);
         let durable = Durable::restored(saved.done.iter().copied(), saved.attempts.iter().copied());
         let partition = Self {
             name: partition,

@@ -150,6 +150,11 @@ impl Engine {
             }
             !is_its
         });
+        for pid in self.partitions.pids() {
+            if let Some(partition) = self.partitions.get_mut(pid).filter(|p| p.durable.is_waiting()) {
+                partition.durable.keep_waits(|request| self.requests.open.contains_key(&request));
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Settlements that are answered when Kafka has them.
 
+mod told;
+
 use super::*;
 
 impl World {
@@ -270,4 +272,36 @@ fn failures_that_were_answered_come_before_others() {
     w.receive(0, [1_700]);
     let outputs = w.poll();
     assert!(matches!(&outputs[..], [Output::Deliver { batches, .. }] if batches[0].records[0].attempts == 1));
+}
+
+#[test]
+fn a_failure_whose_record_is_done_before_it_was_stored_is_answered() {
+    let mut w = World::new();
+    let s = w.holding(4);
+    w.ask(s, 1, 1, &[range(1, 1)], Outcome::Ack);
+    let first = w.poll();
+    assert_eq!(commits(&first), 1);
+    w.ask(s, 2, 1, &[range(3, 3)], Outcome::Retry { delay_ms: Some(0), reason: String::new() });
+    assert_eq!(dealt(&w.poll()), [(s.0, 2, vec![3])]);
+    w.ack(s, 2, 3, 3);
+    w.committed(&first);
+    let outputs = w.after(5);
+    let (_, metadata) = w.committed(&outputs).unwrap();
+    assert_eq!(metadata_done(&metadata).unwrap(), [range(1, 1), range(3, 3)]);
+    let outputs = w.poll();
+    assert!(answers(&outputs).contains(&(2, vec![])), "Kafka has it: {outputs:?}");
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_not_kept() {
+    let mut w = World::new();
+    let s = w.holding(100);
+    let each_second: Vec<OffsetRange> = (1..100).step_by(2).map(OffsetRange::one).collect();
+    for request in 1..50 {
+        // Kafka is away, and the client comes again and again with the same.
+        w.ask(s, request, 1, &each_second, Outcome::Ack);
+        w.engine.close(w.now, s, End::Broken);
+        w.engine.open(w.now, Open { consumer_id: Some("a".into()), seen: 1, ..Open::default() });
+    }
+    assert_eq!(w.engine.partitions(w.now)[0].durable_waiting, 0);
 }
