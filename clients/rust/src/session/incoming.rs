@@ -37,6 +37,9 @@ impl Session {
 
     fn on_subscribed(&mut self, subscribed: v1::Subscribed) {
         let ordering = subscribed.ordering();
+        if !self.info.session_id.is_empty() && self.info.session_id != subscribed.session_id {
+            self.give_up_unanswered();
+        }
         self.info = SessionInfo {
             session_id: subscribed.session_id,
             subscription: subscribed.subscription,
@@ -278,7 +281,7 @@ impl Session {
     }
 
     /// What a request settled is over, unless it was dealt to us anew in the meantime.
-    fn forget(&mut self, request: u64, group: &Group) {
+    pub(super) fn forget(&mut self, request: u64, group: &Group) {
         let Some(held) = self.held.get_mut(&group.name) else { return };
         for offset in &group.offsets {
             if held.get(offset).is_some_and(|lease| lease.state == State::Sent(request)) {

@@ -3,7 +3,7 @@
 use sluice_proto::v1::{self, ConsumeRequest, consume_request::Request};
 
 use super::{Group, Session, State, Written, wire};
-use crate::{lease::Verb, outcome::SettleError, ranges};
+use crate::{event::RejectReason, lease::Verb, outcome::SettleError, ranges};
 
 impl Session {
     /// The first frame of a connection. What was to be sent on the one before is forgotten; what must be said again will be.
@@ -63,6 +63,25 @@ impl Session {
         for (request, mut written) in self.unanswered.take() {
             written.again = true;
             self.write(request, written, State::Sent(request));
+        }
+    }
+
+    /// The session in which it was written is gone, and the one of now knows nothing of it: a range said again would be
+    /// answered as if all of it had been applied.
+    pub(super) fn give_up_unanswered(&mut self) {
+        for (request, mut written) in self.unanswered.take() {
+            for group in std::mem::take(&mut written.groups) {
+                let held = self.held.get(&group.name);
+                let is_sent = |offset: &i64| {
+                    held.and_then(|held| held.get(offset)).map(|l| l.state) == Some(State::Sent(request))
+                };
+                let lost: Vec<i64> = group.offsets.iter().copied().filter(is_sent).collect();
+                for offset in &group.offsets {
+                    written.answer(&group.name, *offset, &SettleError::NotHeld);
+                }
+                self.reject(&group.name, &lost, RejectReason::NotHeld);
+                self.forget(request, &group);
+            }
         }
     }
 

@@ -97,6 +97,25 @@ fn a_durable_settlement_is_said_again_after_a_break_and_its_caller_waits_on() {
 }
 
 #[test]
+fn what_a_session_that_is_gone_was_told_is_not_said_to_the_next_one() {
+    let mut harness = Harness::new();
+    harness.deliver(&[1, 2, 3]);
+    let waiting: Vec<Settling> = (1..=3).map(|offset| harness.take(offset).ack_durable()).collect();
+    assert_eq!(acks(&harness.written()), [(true, vec![(1, 3)])]);
+    // It came back too late. "Those of mine in 1 to 3" are none now, which is answered with no rejection.
+    let subscribed = Subscribed { session_id: "another".to_owned(), ..Default::default() };
+    harness.session.subscribe();
+    harness.handle(Response::Subscribed(subscribed));
+    for frame in harness.written() {
+        harness.answer(frame.request_id, vec![]);
+    }
+    for settling in waiting {
+        assert!(matches!(answered(settling), Err(SettleError::NotHeld)), "nobody stored it");
+    }
+    assert!(harness.session.is_settled());
+}
+
+#[test]
 fn a_durable_retry_that_comes_back_before_its_answer_lost_the_answer_with_the_connection() {
     let mut harness = Harness::new();
     harness.deliver(&[1]);
