@@ -67,6 +67,9 @@ pub struct Args {
     pub slow_streams: usize,
     #[arg(long, default_value_t = 100)]
     pub slow_ms: u64,
+    /// Each settlement is to be answered, and the time to its answer is taken: `plain` or `durable`.
+    #[arg(long)]
+    pub ask: Option<Ask>,
     /// Values bear their intended send time.
     #[arg(long)]
     pub latency: bool,
@@ -79,6 +82,15 @@ pub struct Args {
     /// The process whose CPU time is taken.
     #[arg(long, default_value_t = 0)]
     pub server_pid: u32,
+}
+
+/// What an answer to a settlement promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ask {
+    /// The node has it.
+    Plain,
+    /// Kafka has it.
+    Durable,
 }
 
 pub fn run(args: Args) -> Result<()> {

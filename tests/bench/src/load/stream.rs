@@ -13,10 +13,10 @@ use tokio::time::{Duration, Instant, sleep, sleep_until};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
 
-use super::Args;
 use super::settle::{Lease, ack, retry, settlements};
 use super::tally::{Tally, add};
 use super::work::{Random, Work};
+use super::{Args, Ask};
 use crate::floor::say;
 use crate::latency::intended_ns;
 use crate::machine::now_ns;
@@ -41,6 +41,10 @@ struct Worker<'a> {
     busy: BinaryHeap<Task>,
     holds: bool,
     draining: bool,
+    /// The last request that is to be answered. 1 is the question at the end.
+    asked: u64,
+    /// Requests without an answer, in their order, and when they went out.
+    unanswered: VecDeque<(u64, Instant)>,
 }
 
 pub(super) async fn run(index: usize, args: &Args, tally: &Tally, channel: Channel) -> Result<()> {
@@ -73,6 +77,8 @@ pub(super) async fn run(index: usize, args: &Args, tally: &Tally, channel: Chann
         busy: BinaryHeap::new(),
         holds,
         draining: false,
+        asked: 1,
+        unanswered: VecDeque::new(),
     };
     let slow = index < args.slow_streams;
     loop {
@@ -102,7 +108,8 @@ impl Worker<'_> {
             Some(Response::Ping(_)) => self.send(Request::Pong(Pong {})),
             Some(Response::Settled(settled)) => {
                 add(&self.tally.rejected, settled.rejections.len());
-                if settled.request_id != 0 {
+                self.on_answer(settled.request_id);
+                if settled.request_id == 1 {
                     self.tally.confirmed.set(self.tally.confirmed.get() + 1);
                 }
             }
@@ -112,6 +119,15 @@ impl Worker<'_> {
             }
             Some(Response::Revoked(_) | Response::Committed(_)) | None => {}
         }
+    }
+
+    /// Answers to durable settlements need not come in order.
+    fn on_answer(&mut self, request_id: u64) {
+        let Some(at) = self.unanswered.iter().position(|(id, _)| *id == request_id) else { return };
+        let Some((_, asked)) = self.unanswered.remove(at) else { return };
+        let took = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.tally.answer.borrow_mut().add_us(took);
+        self.tally.answered.set(self.tally.answered.get() + 1);
     }
 
     fn on_delivery(&mut self, delivery: Delivery) {
@@ -182,7 +198,7 @@ impl Worker<'_> {
         self.half_close_when_done();
     }
 
-    fn settle(&self, mut acks: Vec<Lease>, mut retries: Vec<Lease>) {
+    fn settle(&mut self, mut acks: Vec<Lease>, mut retries: Vec<Lease>) {
         let mut all: Vec<Settlement> = Vec::new();
         if !acks.is_empty() {
             add(&self.tally.acked, acks.len());
@@ -193,7 +209,13 @@ impl Worker<'_> {
             all.extend(settlements(&self.topic, &mut retries, &retry(self.args.retry_delay_ms)));
         }
         if !all.is_empty() {
-            self.send(Request::Settle(Settlements { seen: self.seen, settlements: all, ..Settlements::default() }));
+            let mut frame = Settlements { seen: self.seen, settlements: all, ..Settlements::default() };
+            if let Some(ask) = self.args.ask {
+                self.asked += 1;
+                self.unanswered.push_back((self.asked, Instant::now()));
+                (frame.request_id, frame.durable) = (self.asked, ask == Ask::Durable);
+            }
+            self.send(Request::Settle(frame));
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Tally {
     last_ns: Cell<u64>,
     pub(super) latency: RefCell<Latency>,
     pub(super) hold: RefCell<Latency>,
+    pub(super) answer: RefCell<Latency>,
+    pub(super) answered: Cell<u64>,
     pub(super) by_stream: RefCell<Vec<u64>>,
     pub(super) requests: RefCell<Vec<WeakUnboundedSender<ConsumeRequest>>>,
     series: RefCell<Vec<(u64, f64)>>,
@@ -67,6 +69,10 @@ pub struct Outcome {
     pub latency: Percentiles,
     /// From a record's start at a worker to its settlement.
     pub hold: Percentiles,
+    /// From a settlement to its answer, where one was asked for.
+    pub answer: Percentiles,
+    /// Settlements answered.
+    pub answered: u64,
     /// Records of the stream that got least, and most.
     pub by_stream: (u64, u64),
     pub streams_failed: usize,
@@ -111,6 +117,8 @@ impl Tally {
     pub(super) fn forget_warm_up(&self) {
         *self.latency.borrow_mut() = Latency::default();
         *self.hold.borrow_mut() = Latency::default();
+        *self.answer.borrow_mut() = Latency::default();
+        self.answered.set(0);
         self.by_stream.borrow_mut().fill(0);
     }
 
@@ -160,6 +168,8 @@ impl Tally {
             },
             latency: self.latency.borrow().percentiles(),
             hold: self.hold.borrow().percentiles(),
+            answer: self.answer.borrow().percentiles(),
+            answered: self.answered.get(),
             by_stream: (least, by_stream.iter().max().copied().unwrap_or(0)),
             streams_failed: self.failed.get(),
             series: self.series.borrow().clone(),

@@ -1,6 +1,7 @@
 //! The scenarios: each is one command.
 
 mod drain;
+mod durable;
 mod fairness;
 mod idle;
 mod latency;
@@ -47,6 +48,8 @@ pub enum Scenario {
         #[arg(long, default_value_t = 10)]
         delay_ms: u64,
     },
+    /// Settlements a second, and how long their answers take: plain, and when Kafka has them.
+    Durable,
     /// 300 workers that take five milliseconds for a record, on six partitions (P11).
     Fairness(Fairness),
     /// A member of two is killed, or told to go (P12, P13).
@@ -74,6 +77,7 @@ impl Scenario {
             Self::StuckHead => pairs::stuck_head(lab),
             Self::Lanes { keys, exponent } => pairs::lanes(lab, *keys, *exponent),
             Self::Retries { delay_ms } => pairs::retries(lab, *delay_ms),
+            Self::Durable => durable::run(lab),
             Self::Fairness(fairness) => fairness.run(lab),
             Self::Takeover => takeover::run(lab),
             Self::Subscriptions { counts } => idle::subscriptions(lab, counts),
