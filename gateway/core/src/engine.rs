@@ -145,19 +145,24 @@ impl Engine {
         let Some(partition) = self.partitions.get_mut(pid).filter(|p| p.epoch == epoch) else { return };
         let mut hand = Hand { now, policy: &self.policy, rng: &mut self.rng, timers: &mut self.timers, pid };
         let before = partition.ledger.frontier();
+        partition.ledger.make_room(records.len());
         for record in records {
-            if record.offset < partition.ledger.next() {
+            let offset = record.offset;
+            if offset < partition.ledger.next() {
                 partition.stats.refetched += 1;
                 continue;
             }
             partition.stats.received += 1;
-            let (done, attempts) = partition.saved.meet(record.offset);
-            let (offset, bytes) = (record.offset, record.bytes() as u64);
-            let at = partition.ledger.push(now, record, attempts, done);
+            let (done, attempts) = partition.saved.meet(offset);
             if done {
+                partition.ledger.push_done(offset);
                 partition.stats.restored_done += 1;
                 partition.commit.change(now, 1);
-            } else if bytes > hand.policy.record_bytes_max {
+                continue;
+            }
+            let bytes = record.bytes();
+            let at = partition.ledger.push(now, record, bytes, attempts);
+            if bytes as u64 > hand.policy.record_bytes_max {
                 hand.give_up(partition, at, offset, LetterCause::TooLarge);
             } else if attempts >= hand.policy.max_attempts.max(1) {
                 // It was exhausted in another epoch, and nobody is to work it again.

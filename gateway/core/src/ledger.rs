@@ -69,6 +69,8 @@ pub(crate) struct Ledger {
     leased: u64,
     not_done: u64,
     bytes: u64,
+    /// Records that come next, as far as is known.
+    coming: usize,
     /// No segment below this number has a ready record.
     ready_from: u64,
     /// Attempts of records not done, for the commit.
@@ -95,6 +97,7 @@ impl Ledger {
             leased: 0,
             not_done: 0,
             bytes: 0,
+            coming: 0,
             ready_from: 0,
             attempted: BTreeMap::new(),
             lanes: Lanes::new(ordering),
@@ -180,44 +183,56 @@ impl Ledger {
         self.next = self.next.max(next);
     }
 
-    /// A record at or above `next`: ready, or waiting for those before it in its lane, or done at once when `done`. Gives
-    /// where it stands.
-    pub(crate) fn push(&mut self, now: Millis, record: Record, attempts: u32, done: bool) -> At {
-        let offset = record.offset;
-        let needs_new = self.segments.back().is_none_or(|s| s.live().is_none_or(Segment::is_full));
-        if needs_new {
-            if self.segments.is_empty() {
-                self.base = self.tail / SEGMENT_RECORDS as u64;
-            }
-            self.segments.push_back(Stretch::Live(Box::new(Segment::new(offset))));
+    /// So many records are to be pushed next; more or fewer do no harm.
+    pub(crate) fn make_room(&mut self, count: usize) {
+        self.coming = count;
+        if let Some(last) = self.segments.back_mut().and_then(Stretch::live_mut) {
+            last.make_room(count);
         }
-        let blocked = match &mut self.lanes {
-            Some(lanes) if !done => !lanes.join(&record, self.tail),
-            _ => false,
-        };
-        let slot = (!done).then(|| {
-            let bytes = u32::try_from(record.bytes()).unwrap_or(u32::MAX);
-            Slot { record, received_at: now, attempts, bytes }
-        });
-        if let Some(slot) = &slot {
-            self.bytes += u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
-            self.ready += u64::from(!blocked);
-            self.not_done += 1;
-            self.ready_from = self.ready_from.min(self.tail / SEGMENT_RECORDS as u64);
-            if attempts > 0 {
-                self.attempted.insert(offset, attempts);
-            }
-        }
-        let last = self.segments.back_mut().and_then(Stretch::live_mut).expect("pushed above, or it was there");
-        last.push(offset, slot);
+    }
+
+    /// A record at or above `next`, of so many bytes: ready, or waiting for those before it in its lane. Gives where it
+    /// stands.
+    pub(crate) fn push(&mut self, now: Millis, record: Record, bytes: usize, attempts: u32) -> At {
+        let (offset, sequence) = (record.offset, self.tail);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let blocked = self.lanes.as_mut().is_some_and(|lanes| !lanes.join(&record, sequence));
+        let last = self.last_segment(offset);
+        last.push(Slot { record, received_at: now, attempts, bytes });
         if blocked {
             last.make_waiting(last.len - 1);
         }
-        let sequence = self.tail;
+        self.bytes += u64::from(bytes) + RECORD_OVERHEAD_BYTES;
+        self.ready += u64::from(!blocked);
+        self.not_done += 1;
+        self.ready_from = self.ready_from.min(sequence / SEGMENT_RECORDS as u64);
+        if attempts > 0 {
+            self.attempted.insert(offset, attempts);
+        }
+        self.tail += 1;
+        self.next = offset + 1;
+        At::of(sequence)
+    }
+
+    /// A record at or above `next` that was done before it came.
+    pub(crate) fn push_done(&mut self, offset: i64) {
+        self.last_segment(offset).push_done(offset);
         self.tail += 1;
         self.next = offset + 1;
         self.collapse(self.segments.len() - 1);
-        At::of(sequence)
+    }
+
+    /// The segment into which this offset goes.
+    fn last_segment(&mut self, offset: i64) -> &mut Segment {
+        let has_room = self.segments.back().and_then(Stretch::live).is_some_and(|s| !s.is_full());
+        if !has_room {
+            if self.segments.is_empty() {
+                self.base = self.tail / SEGMENT_RECORDS as u64;
+            }
+            self.segments.push_back(Stretch::Live(Box::new(Segment::new(offset, self.coming))));
+        }
+        self.coming = self.coming.saturating_sub(1);
+        self.segments.back_mut().and_then(Stretch::live_mut).expect("pushed above, or it was there")
     }
 
     // === finding ===

@@ -5,8 +5,8 @@ use crate::types::{Millis, Record};
 /// Records in a segment.
 pub(crate) const SEGMENT_RECORDS: usize = 256;
 const WORDS: usize = SEGMENT_RECORDS / 64;
-/// From this many records on, a segment that is mostly done keeps its survivors only.
-const SPARSE_FROM: usize = 64;
+/// Room for so many records is kept when all of them are done and more are to come.
+const SPARE_ROOM: usize = 32;
 
 /// A record that is not done.
 #[derive(Debug)]
@@ -77,7 +77,8 @@ enum Offsets {
 
 #[derive(Debug)]
 enum Slots {
-    Dense(Vec<Option<Slot>>),
+    /// From a place on; what was before is done.
+    Dense { from: usize, slots: Vec<Option<Slot>> },
     /// By place, ascending.
     Sparse(Vec<(u16, Slot)>),
 }
@@ -134,13 +135,14 @@ impl Stretch {
 }
 
 impl Segment {
-    pub(crate) fn new(first: i64) -> Self {
+    /// An empty one, with room for so many.
+    pub(crate) fn new(first: i64, room: usize) -> Self {
         Self {
             first,
             last: first,
             len: 0,
             offsets: Offsets::Contiguous,
-            slots: Slots::Dense(Vec::new()),
+            slots: Slots::Dense { from: 0, slots: Vec::with_capacity(room.min(SEGMENT_RECORDS)) },
             done: Bits::default(),
             ready: Bits::default(),
             leased: Bits::default(),
@@ -152,8 +154,35 @@ impl Segment {
         self.len == SEGMENT_RECORDS
     }
 
-    /// Appends a record: ready with its slot, or done without one.
-    pub(crate) fn push(&mut self, offset: i64, slot: Option<Slot>) {
+    /// So many records come next.
+    pub(crate) fn make_room(&mut self, count: usize) {
+        if let Slots::Dense { slots, .. } = &mut self.slots {
+            slots.reserve(count.min(SEGMENT_RECORDS - self.len));
+        }
+    }
+
+    /// Appends a record that is ready.
+    pub(crate) fn push(&mut self, slot: Slot) {
+        let i = self.append(slot.record.offset);
+        self.ready.set(i);
+        self.not_done += 1;
+        match &mut self.slots {
+            Slots::Dense { slots, .. } => slots.push(Some(slot)),
+            Slots::Sparse(slots) => slots.push((i as u16, slot)),
+        }
+    }
+
+    /// Appends a record that is done.
+    pub(crate) fn push_done(&mut self, offset: i64) {
+        let i = self.append(offset);
+        self.done.set(i);
+        if let Slots::Dense { slots, .. } = &mut self.slots {
+            slots.push(None);
+        }
+    }
+
+    /// Gives the place.
+    fn append(&mut self, offset: i64) -> usize {
         let i = self.len;
         let contiguous = i == 0 || offset == self.last + 1;
         if let Offsets::Listed(list) = &mut self.offsets {
@@ -165,16 +194,7 @@ impl Segment {
         }
         self.last = offset;
         self.len += 1;
-        if slot.is_some() {
-            self.ready.set(i);
-            self.not_done += 1;
-        } else {
-            self.done.set(i);
-        }
-        match &mut self.slots {
-            Slots::Dense(slots) => slots.push(slot),
-            Slots::Sparse(slots) => slots.extend(slot.map(|s| (i as u16, s))),
-        }
+        i
     }
 
     pub(crate) fn offset(&self, i: usize) -> i64 {
@@ -196,14 +216,14 @@ impl Segment {
 
     pub(crate) fn slot(&self, i: usize) -> Option<&Slot> {
         match &self.slots {
-            Slots::Dense(slots) => slots[i].as_ref(),
+            Slots::Dense { from, slots } => slots.get(i.checked_sub(*from)?)?.as_ref(),
             Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| &slots[at].1),
         }
     }
 
     pub(crate) fn slot_mut(&mut self, i: usize) -> Option<&mut Slot> {
         match &mut self.slots {
-            Slots::Dense(slots) => slots[i].as_mut(),
+            Slots::Dense { from, slots } => slots.get_mut(i.checked_sub(*from)?)?.as_mut(),
             Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| &mut slots[at].1),
         }
     }
@@ -211,7 +231,7 @@ impl Segment {
     /// Makes a record done and gives its slot, whose bytes are freed with it.
     pub(crate) fn finish(&mut self, i: usize) -> Option<Slot> {
         let slot = match &mut self.slots {
-            Slots::Dense(slots) => slots[i].take(),
+            Slots::Dense { from, slots } => slots.get_mut(i.checked_sub(*from)?)?.take(),
             Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| slots.remove(at).1),
         }?;
         self.done.set(i);
@@ -222,14 +242,28 @@ impl Segment {
         Some(slot)
     }
 
-    /// A segment that is mostly done gives back the room of what is gone.
+    /// A segment that is mostly done gives back the room of what is gone. One that more records go into stays dense, since
+    /// those would be searched for and moved one by one.
     fn thin_out(&mut self) {
-        if self.len < SPARSE_FROM || self.not_done * 8 > self.len {
-            return;
-        }
-        if let Slots::Dense(slots) = &mut self.slots {
-            let rest = slots.iter_mut().enumerate().filter_map(|(i, s)| s.take().map(|s| (i as u16, s)));
+        if self.not_done == 0 {
+            self.empty();
+        } else if self.is_full()
+            && self.not_done * 8 <= self.len
+            && let Slots::Dense { from, slots } = &mut self.slots
+        {
+            let places = *from..;
+            let rest = places.zip(slots).filter_map(|(i, s)| s.take().map(|s| (i as u16, s)));
             self.slots = Slots::Sparse(rest.collect());
+        }
+    }
+
+    fn empty(&mut self) {
+        match &mut self.slots {
+            Slots::Dense { from, slots } if slots.capacity() <= SPARE_ROOM => {
+                *from = self.len;
+                slots.clear();
+            }
+            _ => self.slots = Slots::Dense { from: self.len, slots: Vec::new() },
         }
     }
 

@@ -4,9 +4,14 @@ use crate::tests::{range, record};
 fn ledger(offsets: impl IntoIterator<Item = i64>) -> Ledger {
     let mut ledger = Ledger::new(0, Ordering::None, 2);
     for offset in offsets {
-        ledger.push(Millis(0), record(offset), 0, false);
+        push(&mut ledger, record(offset));
     }
     ledger
+}
+
+fn push(ledger: &mut Ledger, record: Record) {
+    let bytes = record.bytes();
+    ledger.push(Millis(0), record, bytes, 0);
 }
 
 fn finish(ledger: &mut Ledger, offset: i64) {
@@ -45,7 +50,7 @@ fn a_hole_between_records_not_done_is_not_said_to_be_done() {
 fn a_million_records_done_behind_a_stuck_one_cost_almost_nothing() {
     let mut l = ledger([0]);
     for offset in 1..=1_000_000 {
-        l.push(Millis(0), record(offset), 0, false);
+        push(&mut l, record(offset));
         finish(&mut l, offset);
     }
     assert_eq!((l.frontier(), l.span(), l.not_done()), (0, 1_000_001, 1));
@@ -99,7 +104,7 @@ fn the_lowest_ready_record_is_found_after_one_below_returns() {
 fn a_record_done_out_of_its_turn_leaves_its_lane() {
     let mut l = Ledger::new(0, Ordering::Partition, 2);
     for offset in 0..5 {
-        l.push(Millis(0), record(offset), 0, false);
+        push(&mut l, record(offset));
     }
     assert_eq!((l.ready(), l.waiting(), l.lane_waiting()), (1, 0, 4));
     finish(&mut l, 2);
@@ -119,7 +124,7 @@ fn lanes_that_are_gone_give_their_room_back() {
     let mut l = Ledger::new(0, Ordering::Key, 2);
     for offset in 0..100_000i64 {
         let key = Some(bytes::Bytes::copy_from_slice(&offset.to_be_bytes()));
-        l.push(Millis(0), Record { key, ..record(offset) }, 0, false);
+        push(&mut l, Record { key, ..record(offset) });
     }
     assert_eq!(l.ready(), 100_000);
     let room = l.lanes.as_ref().unwrap().room();
