@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::io::{Batch, Dealt, Output};
-use crate::ledger::Slot;
+use crate::ledger::{Choice, Slot};
 use crate::partition::{Partition, Pid};
 use crate::session::{LEASE_SPAN, Lease, LeaseKey, Session};
 use crate::types::{Millis, Record, SessionId};
@@ -115,7 +115,8 @@ impl Engine {
             }
             if !batch.records.is_empty() {
                 let expires = now.plus(session.ack_timeout_ms);
-                for (base, mask) in masks(&batch.records) {
+                let mut rest = batch.records.as_slice();
+                while let Some((base, mask)) = next_lease(&mut rest) {
                     self.lease_ids += 1;
                     let key = LeaseKey { pid, base, id: self.lease_ids };
                     session.leases.insert(key, Lease { mask, frame, expires, suspect: false });
@@ -173,7 +174,7 @@ impl Engine {
         let at = partition.ledger.find(offset)?;
         let slot = partition.ledger.slot(at)?;
         let (bytes, record) = (u64::from(slot.bytes), Dealt { record: slot.record.clone(), attempts: slot.attempts });
-        self.broken_count += crate::invariants::turn_kept(&partition.ledger, at);
+        self.broken_count += crate::invariants::turn_kept(partition.ledger.has_turn(at));
         partition.ledger.lease_suspect(at);
         partition.released.remove(&offset);
         partition.stats.delivered += 1;
@@ -261,21 +262,19 @@ fn take_batch(partition: &mut Partition, session: &Session, id: SessionId, now: 
     let largest = room.frame_bytes_most.saturating_sub(FRAME_OVERHEAD_BYTES + overhead);
     let full = session.max_frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES + overhead);
     room.hard_bytes -= overhead;
-    let mut after = None;
-    while room.records > 0 {
-        let Some(at) = partition.ledger.next_ready(after) else { break };
-        let Some(slot) = partition.ledger.slot(at) else { break };
+    let (ledger, released) = (&mut partition.ledger, &mut partition.released);
+    let count_max = room.records;
+    batch.records.reserve(count_max.min(ledger.ready()) as usize);
+    let untimely = ledger.deal(count_max, |slot| {
         let (offset, bytes) = (slot.record.offset, slot.bytes);
         let encoded = encoded_bytes(&slot.record, bytes);
         if encoded > largest {
             room.oversize.push(offset);
-            partition.ledger.make_waiting(at);
-            continue;
+            return Choice::Wait;
         }
-        after = Some(at);
-        let not_this = partition.released.get(&offset).is_some_and(|(by, until)| *by == id && *until > now);
+        let not_this = released.get(&offset).is_some_and(|(by, until)| *by == id && *until > now);
         if not_this || encoded > full {
-            continue;
+            return Choice::Pass;
         }
         let fits = encoded <= room.hard_bytes && (room.first || encoded <= room.bytes);
         if !fits || !session.takes(room.held, room.held_bytes, u64::from(bytes)) {
@@ -284,33 +283,39 @@ fn take_batch(partition: &mut Partition, session: &Session, id: SessionId, now: 
             if !room.first {
                 room.records = 0;
             }
-            break;
+            return Choice::Stop;
         }
         batch.records.push(Dealt { record: slot.record.clone(), attempts: slot.attempts });
-        room.untimely += crate::invariants::turn_kept(&partition.ledger, at);
-        partition.ledger.lease(at);
-        if !partition.released.is_empty() {
-            partition.released.remove(&offset);
+        if !released.is_empty() {
+            released.remove(&offset);
         }
-        partition.stats.delivered += 1;
-        room.records -= 1;
         room.bytes = room.bytes.saturating_sub(encoded);
         room.hard_bytes -= encoded;
         room.held += 1;
         room.held_bytes += u64::from(bytes);
         room.first = false;
-    }
+        Choice::Take
+    });
+    let taken = batch.records.len() as u64;
+    room.untimely += untimely;
+    room.records = room.records.saturating_sub(taken);
+    partition.stats.delivered += taken;
     batch
 }
 
-/// Ascending records as entries of `LEASE_SPAN` offsets.
-fn masks(records: &[Dealt]) -> Vec<(i64, u128)> {
-    let mut masks: Vec<(i64, u128)> = Vec::with_capacity(1);
-    for offset in records.iter().map(|d| d.record.offset) {
-        match masks.last_mut() {
-            Some((base, mask)) if offset - *base < LEASE_SPAN => *mask |= 1 << (offset - *base),
-            _ => masks.push((offset, 1)),
-        }
+/// Takes the first of these ascending records, as many as one lease entry can name.
+fn next_lease(records: &mut &[Dealt]) -> Option<(i64, u128)> {
+    let offset = |dealt: &Dealt| dealt.record.offset;
+    let (base, last) = (offset(records.first()?), offset(records.last()?));
+    let count = match last - base {
+        0..LEASE_SPAN => records.len(),
+        _ => records.partition_point(|dealt| offset(dealt) - base < LEASE_SPAN),
+    };
+    let (these, rest) = records.split_at(count);
+    *records = rest;
+    let span = these.last().map_or(0, |last| offset(last) - base) as usize;
+    if span + 1 == count {
+        return Some((base, u128::MAX >> (LEASE_SPAN as usize - count)));
     }
-    masks
+    Some((base, these.iter().fold(0, |mask, dealt| mask | 1 << (offset(dealt) - base))))
 }

@@ -6,6 +6,7 @@
 
 mod failures;
 mod lanes;
+mod runs;
 mod segment;
 mod suspects;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use segment::{SEGMENT_RECORDS, Segment, Stretch};
 pub(crate) use suspects::Suspects;
 
 pub(crate) use failures::cut;
+pub(crate) use runs::Choice;
 pub(crate) use segment::Slot;
 
 /// What a record costs beside its payload.
@@ -281,44 +283,12 @@ impl Ledger {
         self.live(at).and_then(|(s, i)| s.slot(i))
     }
 
-    /// The first ready record from a place on. `None` to begin at the lowest.
-    pub(crate) fn next_ready(&mut self, after: Option<At>) -> Option<At> {
-        if self.ready == 0 {
-            return None;
-        }
-        let (mut number, mut place) = match after {
-            None => (self.ready_from.max(self.base), 0),
-            Some(at) => (at.segment, at.place + 1),
-        };
-        loop {
-            let index = number.checked_sub(self.base)? as usize;
-            let stretch = self.segments.get(index)?;
-            if let Some(place) = stretch.live().and_then(|s| s.ready.first_set(place)) {
-                if after.is_none() {
-                    self.ready_from = number;
-                }
-                return Some(At { segment: number, place });
-            }
-            number += 1;
-            place = 0;
-        }
-    }
-
     // === changes; each O(1) ===
 
     /// Whether no earlier record of its lane holds this one up.
     pub(crate) fn has_turn(&self, at: At) -> bool {
         let Some(lanes) = &self.lanes else { return true };
         self.slot(at).is_none_or(|slot| lanes.has_turn(&slot.record, at.sequence()))
-    }
-
-    /// Ready → leased.
-    pub(crate) fn lease(&mut self, at: At) {
-        if let Some(segment) = self.live_mut(at) {
-            segment.lease(at.place);
-            self.ready -= 1;
-            self.leased += 1;
-        }
     }
 
     /// A suspect that may be dealt → leased.

@@ -1,5 +1,6 @@
 //! A segment: up to 256 records that came one after another, with what is known of each as bits.
 
+use super::runs::Choice;
 use crate::types::{Millis, Record};
 
 /// Records in a segment.
@@ -39,22 +40,13 @@ impl Bits {
         self.0.iter().map(|w| w.count_ones() as usize).sum()
     }
 
-    /// The first bit that is set, from `from` on.
-    pub(crate) fn first_set(&self, from: usize) -> Option<usize> {
-        self.first(from, |w| w)
-    }
-
     /// The first bit that is clear, from `from` on.
     pub(crate) fn first_clear(&self, from: usize) -> Option<usize> {
-        self.first(from, |w| !w)
-    }
-
-    fn first(&self, from: usize, of: impl Fn(u64) -> u64) -> Option<usize> {
         if from >= SEGMENT_RECORDS {
             return None;
         }
         let mut word = from / 64;
-        let mut bits = of(self.0[word]) & (u64::MAX << (from % 64));
+        let mut bits = !self.0[word] & (u64::MAX << (from % 64));
         loop {
             if bits != 0 {
                 return Some(word * 64 + bits.trailing_zeros() as usize);
@@ -63,9 +55,17 @@ impl Bits {
             if word == WORDS {
                 return None;
             }
-            bits = of(self.0[word]);
+            bits = !self.0[word];
         }
     }
+}
+
+/// What was dealt of a segment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Dealt {
+    pub(crate) taken: u64,
+    pub(crate) waiting: u64,
+    pub(crate) is_stopped: bool,
 }
 
 #[derive(Debug)]
@@ -265,6 +265,37 @@ impl Segment {
             }
             _ => self.slots = Slots::Dense { from: self.len, slots: Vec::new() },
         }
+    }
+
+    /// See `Ledger::deal`.
+    pub(crate) fn deal(&mut self, count_max: u64, mut choose: impl FnMut(usize, &Slot) -> Choice) -> Dealt {
+        let mut dealt = Dealt::default();
+        for word in 0..WORDS {
+            let (mut unseen, mut taken, mut waiting) = (self.ready.0[word], 0u64, 0u64);
+            let mut left = count_max - dealt.taken;
+            while unseen != 0 && left > 0 && !dealt.is_stopped {
+                let i = unseen.trailing_zeros() as usize;
+                unseen &= unseen - 1;
+                let Some(slot) = self.slot(word * 64 + i) else { continue };
+                match choose(word * 64 + i, slot) {
+                    Choice::Take => {
+                        taken |= 1 << i;
+                        left -= 1;
+                    }
+                    Choice::Wait => waiting |= 1 << i,
+                    Choice::Pass => {}
+                    Choice::Stop => dealt.is_stopped = true,
+                }
+            }
+            self.ready.0[word] &= !(taken | waiting);
+            self.leased.0[word] |= taken;
+            dealt.taken += u64::from(taken.count_ones());
+            dealt.waiting += u64::from(waiting.count_ones());
+            if left == 0 || dealt.is_stopped {
+                break;
+            }
+        }
+        dealt
     }
 
     pub(crate) fn lease(&mut self, i: usize) {
