@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 bench=$(cargo bench -p sluice-core --bench engine --no-run --message-format=json 2>/dev/null |
     sed -n 's/.*"name":"engine".*"executable":"\([^"]*\)".*/\1/p')
+[ -n "$bench" ] || { echo "the bench does not build" >&2; exit 1; }
 records=1000
 if [ $# -eq 0 ]; then
     set -- $(sed -n 's/.*Work { name: "\([^"]*\)".*/\1/p' benches/engine/work.rs)

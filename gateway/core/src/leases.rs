@@ -91,6 +91,18 @@ impl Engine {
             }
         }
         let Some(partition) = self.partitions.get_mut(key.pid) else { return };
+        if how == How::Ack {
+            let finished = partition.ledger.finish_leased(key.base, bits);
+            for _ in finished.records..u64::from(bits.count_ones()) {
+                self.broken_count += crate::invariants::broken("a lease without a leased record");
+            }
+            session.held_bytes -= finished.bytes;
+            partition.stats.acked += finished.records;
+            if finished.records > 0 {
+                partition.commit.change(now, finished.records);
+            }
+            return;
+        }
         let (rng, timers) = (&mut self.rng, &mut self.timers);
         let hand = Hand { now, policy: &self.policy, rng, timers, pid: key.pid };
         let mut fate = Fate { hand, session: id, how, suspect };
@@ -131,11 +143,8 @@ impl Fate<'_> {
     fn decide(&mut self, partition: &mut Partition, at: At, offset: i64) {
         let now = self.hand.now;
         match self.how {
-            How::Ack => {
-                partition.stats.acked += 1;
-                partition.ledger.finish(at);
-                partition.commit.change(now, 1);
-            }
+            // All at once: see `end_leases`.
+            How::Ack => {}
             How::Retry { delay_ms, reason } => {
                 partition.stats.retried += 1;
                 self.hand.fail(partition, at, offset, delay_ms, reason);

@@ -241,8 +241,7 @@ impl Ledger {
 
     /// Where the record of this offset stands, if it was received and is not below the first segment.
     pub(crate) fn find(&self, offset: i64) -> Option<At> {
-        let after = self.segments.partition_point(|s| s.first() <= offset);
-        let index = after.checked_sub(1)?;
+        let index = self.index_of(offset)?;
         let place = self.segments[index].live()?.find(offset)?;
         Some(At { segment: self.base + index as u64, place })
     }
@@ -376,8 +375,12 @@ impl Ledger {
             self.attempted.remove(&slot.record.offset);
         }
         self.failures.forget(slot.record.offset);
-        self.suspects.forget(slot.record.offset);
-        self.held.remove(&at.sequence());
+        if !self.suspects.is_empty() {
+            self.suspects.forget(slot.record.offset);
+        }
+        if !self.held.is_empty() {
+            self.held.remove(&at.sequence());
+        }
         self.collapse((at.segment - self.base) as usize);
         if let Some(lanes) = &mut self.lanes
             && let Some(next) = lanes.leave(&slot.record, at.sequence())

@@ -1,7 +1,8 @@
 //! Many records at once, by segments and words: what is dealt, and what is acked.
 
-use super::segment::Slot;
-use super::{Ledger, SEGMENT_RECORDS};
+use super::segment::{Slot, Stretch};
+use super::{Ledger, RECORD_OVERHEAD_BYTES, SEGMENT_RECORDS, State};
+use crate::session::offsets_of;
 
 /// What becomes of a ready record that is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,14 @@ pub(crate) enum Choice {
     Wait,
     /// It stays ready, and so do all after it.
     Stop,
+}
+
+/// What was made done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Finished {
+    pub(crate) records: u64,
+    /// Of key, value and headers.
+    pub(crate) bytes: u64,
 }
 
 impl Ledger {
@@ -52,5 +61,62 @@ impl Ledger {
             number += 1;
         }
         untimely
+    }
+
+    /// Makes these offsets done as far as they are leased: `base` and the place of each bit. Call `advance` after the last of
+    /// a batch.
+    pub(crate) fn finish_leased(&mut self, base: i64, mut bits: u128) -> Finished {
+        let is_told_of = self.failures.len() > 0 || !self.suspects.is_empty() || !self.held.is_empty();
+        if self.lanes.is_some() || is_told_of {
+            return self.finish_each(base, bits);
+        }
+        let mut finished = Finished::default();
+        while bits != 0 {
+            let index = self.index_of(base + i64::from(bits.trailing_zeros()));
+            let Some((segment, index)) = index.and_then(|i| Some((self.segments.get_mut(i)?.live_mut()?, i))) else {
+                bits &= bits - 1;
+                continue;
+            };
+            let run = segment.leased_among(base, &mut bits);
+            let attempted = &mut self.attempted;
+            segment.finish_all(&run, |slot| {
+                finished.bytes += u64::from(slot.bytes);
+                if slot.attempts > 0 {
+                    attempted.remove(&slot.record.offset);
+                }
+            });
+            finished.records += run.count() as u64;
+            self.collapse(index);
+        }
+        self.leased -= finished.records;
+        self.not_done -= finished.records;
+        self.bytes -= finished.bytes + finished.records * RECORD_OVERHEAD_BYTES;
+        finished
+    }
+
+    /// One by one, where something is to be looked at for each.
+    fn finish_each(&mut self, base: i64, bits: u128) -> Finished {
+        let (mut finished, mut near) = (Finished::default(), None);
+        for offset in offsets_of(base, bits) {
+            let at = self.find_near(near, offset).filter(|at| self.state(*at) == State::Leased);
+            let Some(at) = at else { continue };
+            near = Some(at);
+            finished.records += 1;
+            finished.bytes += self.slot(at).map_or(0, |slot| u64::from(slot.bytes));
+            self.finish(at);
+        }
+        finished
+    }
+
+    /// The place among the segments of the one in which this offset lies, if it was received.
+    pub(super) fn index_of(&self, offset: i64) -> Option<usize> {
+        // Without holes it is known where.
+        let above = offset.checked_sub(self.segments.front()?.first())?;
+        let guess = usize::try_from(above).ok()? / SEGMENT_RECORDS;
+        let begins_below = |i: usize| self.segments.get(i).is_some_and(|s| s.first() <= offset);
+        if begins_below(guess) && !begins_below(guess + 1) {
+            return Some(guess);
+        }
+        self.segments.partition_point(|s: &Stretch| s.first() <= offset).checked_sub(1)
     }
 }

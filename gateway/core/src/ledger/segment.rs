@@ -1,6 +1,7 @@
 //! A segment: up to 256 records that came one after another, with what is known of each as bits.
 
 use super::runs::Choice;
+use crate::session::{bits_within, offsets_of};
 use crate::types::{Millis, Record};
 
 /// Records in a segment.
@@ -38,6 +39,39 @@ impl Bits {
 
     pub(crate) fn count(&self) -> usize {
         self.0.iter().map(|w| w.count_ones() as usize).sum()
+    }
+
+    /// These bits, of which the first stands at place `by`.
+    fn shifted(bits: u128, by: usize) -> Self {
+        let mut shifted = Self::default();
+        let (word, bit) = (by / 64, by % 64);
+        for (i, part) in [bits as u64, (bits >> 64) as u64].into_iter().enumerate().filter(|(_, part)| *part != 0) {
+            if let Some(low) = shifted.0.get_mut(word + i) {
+                *low |= part << bit;
+            }
+            if bit > 0
+                && let Some(high) = shifted.0.get_mut(word + i + 1)
+            {
+                *high |= part >> (64 - bit);
+            }
+        }
+        shifted
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] & other.0[i]))
+    }
+
+    /// Their places, ascending.
+    fn places(self) -> impl Iterator<Item = usize> {
+        (0..WORDS).flat_map(move |word| {
+            let mut bits = self.0[word];
+            std::iter::from_fn(move || {
+                let i = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+                bits &= bits - 1;
+                Some(word * 64 + i)
+            })
+        })
     }
 
     /// The first bit that is clear, from `from` on.
@@ -240,6 +274,59 @@ impl Segment {
         self.not_done -= 1;
         self.thin_out();
         Some(slot)
+    }
+
+    /// Which of these offsets (`base` and the place of each bit, the first at or above the segment's) are leased here. What
+    /// was looked at goes from `bits`: all that lies in the segment, and at least the first.
+    pub(crate) fn leased_among(&self, base: i64, bits: &mut u128) -> Bits {
+        let here = bits_within(base, *bits, self.first, self.last);
+        let lowest = *bits & bits.wrapping_neg();
+        *bits &= !(here | lowest);
+        let run = match &self.offsets {
+            Offsets::Contiguous if base >= self.first => Bits::shifted(here, (base - self.first) as usize),
+            Offsets::Contiguous => Bits::shifted(here.checked_shr((self.first - base) as u32).unwrap_or(0), 0),
+            Offsets::Listed(list) => {
+                let (mut run, mut next) = (Bits::default(), 0);
+                for offset in offsets_of(base, here) {
+                    let place = if list.get(next) == Some(&offset) { Ok(next) } else { list.binary_search(&offset) };
+                    if let Ok(i) = place {
+                        run.set(i);
+                        next = i + 1;
+                    }
+                }
+                run
+            }
+        };
+        run.and(self.leased)
+    }
+
+    /// Makes these done, none of which is, and frees them; each is looked at before.
+    pub(crate) fn finish_all(&mut self, run: &Bits, mut last_look: impl FnMut(&Slot)) {
+        match &mut self.slots {
+            Slots::Dense { from, slots } => {
+                for i in run.places() {
+                    let Some(place) = i.checked_sub(*from).and_then(|i| slots.get_mut(i)) else { continue };
+                    if let Some(slot) = place {
+                        last_look(slot);
+                        *place = None;
+                    }
+                }
+            }
+            Slots::Sparse(slots) => slots.retain(|(i, slot)| {
+                let ends = run.get(usize::from(*i));
+                if ends {
+                    last_look(slot);
+                }
+                !ends
+            }),
+        }
+        for (word, bits) in run.0.iter().enumerate() {
+            self.done.0[word] |= bits;
+            self.ready.0[word] &= !bits;
+            self.leased.0[word] &= !bits;
+        }
+        self.not_done -= run.count();
+        self.thin_out();
     }
 
     /// A segment that is mostly done gives back the room of what is gone. One that more records go into stays dense, since

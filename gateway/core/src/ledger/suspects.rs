@@ -25,6 +25,11 @@ impl Suspects {
         !self.marks.is_empty() && self.marks.get(&offset).is_some_and(|marks| *marks >= self.marks_max)
     }
 
+    /// Whether nothing is known of any record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.marks.is_empty() && self.undecided.is_empty()
+    }
+
     /// Whether there is a mark at all.
     pub(super) fn is_any_marked(&self) -> bool {
         !self.marks.is_empty()
