@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::ffi::{Batch, Code, Handle, List, MessageView, OK, Queue, code_name};
 use crate::io::{FetchGate, KafkaEvent};
 use crate::messages::{Decision, Epochs, FetchCommand, LookupCommand, Token};
-use crate::records::Copier;
+use crate::records::copy;
 use crate::signal::Mailbox;
 use crate::subscription::Error;
 
@@ -316,49 +316,22 @@ fn dispatch(
     lookup: &Mailbox<LookupCommand>,
 ) -> Vec<TopicPartition> {
     let mut troubled = Vec::new();
-    let mut run: Option<Run> = None;
-    for message in batch.iter() {
-        if message.code() != OK {
-            troubled.extend(consumer_error(message, lookup));
+    for run in batch.runs() {
+        let first = run.first();
+        if first.code() != OK {
+            troubled.extend(consumer_error(first, lookup));
             continue;
         }
-        let id = (message.topic_id(), message.partition());
-        if run.as_ref().is_none_or(|run| run.id != id) {
-            if let Some(run) = run.take() {
-                run.send(gate, events);
-            }
-            let partition = TopicPartition::new(message.topic(), message.partition());
-            let epoch =
-                partitions.get(&partition).filter(|state| state.phase == Phase::Fetching).map(|state| state.epoch);
-            run = Some(Run { id, partition, epoch, copier: Copier::default() });
-        }
-        let Some(run) = &mut run else { continue };
-        let Some(state) = partitions.get_mut(&run.partition).filter(|_| run.epoch.is_some()) else { continue };
-        state.next = message.offset().saturating_add(1);
-        run.copier.push(message);
-    }
-    if let Some(run) = run {
-        run.send(gate, events);
+        let partition = TopicPartition::new(first.topic(), first.partition());
+        // Not ours (any more): dropped.
+        let ours = partitions.get_mut(&partition).filter(|state| state.phase == Phase::Fetching);
+        let Some(state) = ours else { continue };
+        state.next = run.last().offset().saturating_add(1);
+        let (records, bytes) = copy(run);
+        gate.put(bytes);
+        let _receiver_gone = events.send(KafkaEvent::Records { partition, epoch: state.epoch, records, bytes });
     }
     troubled
-}
-
-/// Neighbours in a batch that are of one partition.
-struct Run {
-    id: (usize, i32),
-    partition: TopicPartition,
-    /// `None`: not ours (any more), to be dropped.
-    epoch: Option<Epoch>,
-    copier: Copier,
-}
-
-impl Run {
-    fn send(mut self, gate: &FetchGate, events: &UnboundedSender<KafkaEvent>) {
-        let (records, bytes) = self.copier.finish();
-        let Some(epoch) = self.epoch.filter(|_| !records.is_empty()) else { return };
-        gate.put(bytes);
-        let _receiver_gone = events.send(KafkaEvent::Records { partition: self.partition, epoch, records, bytes });
-    }
 }
 
 fn consumer_error(message: MessageView<'_>, lookup: &Mailbox<LookupCommand>) -> Option<TopicPartition> {

@@ -1,11 +1,9 @@
 //! Records out of librdkafka's buffers: one copy of keys, values and header values, into shared arenas.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use sluice_core::{Header, Record};
 
-use crate::ffi::MessageView;
+use crate::ffi::{MessageView, Run};
 
 /// Small records share an arena of at most this. An arena lives as long as its last record, so a larger one would let
 /// one unsettled record pin megabytes.
@@ -15,89 +13,93 @@ const OWN_BYTES_MIN: usize = 16 << 10;
 /// What a record costs beside its bytes.
 const RECORD_OVERHEAD_BYTES: usize = 96;
 
-/// Start and end of a part in the arena.
-type Span = (usize, usize);
-
-/// Where the parts of a record stand in the arena.
-struct Placed {
+/// The parts of a record, in librdkafka's memory.
+struct Parts<'a> {
     offset: i64,
     timestamp_ms: i64,
-    key: Option<Span>,
-    value: Option<Span>,
-    headers: Vec<(Arc<str>, Option<Span>)>,
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    headers: Vec<(&'a str, Option<&'a [u8]>)>,
 }
 
-/// Copies records of one partition.
-#[derive(Default)]
-pub(crate) struct Copier {
-    arena: Vec<u8>,
-    placed: Vec<Placed>,
+/// Records that will share an arena. Its size is known before it is made: it pins what it counts and no more.
+struct Copier<'a> {
+    waiting: Vec<Parts<'a>>,
+    size: usize,
     records: Vec<Record>,
     bytes: usize,
 }
 
-impl Copier {
-    pub(crate) fn push(&mut self, message: MessageView<'_>) {
-        let (key, value) = (message.key(), message.value());
-        let headers = message.headers();
-        let header_bytes: usize = headers.iter().map(|(_, value)| value.map_or(0, <[u8]>::len)).sum();
-        let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + header_bytes;
-        if size >= OWN_BYTES_MIN || self.arena.len() + size > ARENA_BYTES_MAX {
-            self.seal();
-        }
-        if self.arena.capacity() == 0 {
-            self.arena.reserve_exact(if size >= OWN_BYTES_MIN { size } else { ARENA_BYTES_MAX });
-        }
-        let placed = Placed {
+/// Copies records of one partition; also tells what they count.
+pub(crate) fn copy(run: Run<'_>) -> (Vec<Record>, usize) {
+    let messages = run.iter();
+    let mut copier = Copier { waiting: Vec::new(), size: 0, records: Vec::with_capacity(messages.len()), bytes: 0 };
+    for message in messages {
+        copier.push(Parts::of(message));
+    }
+    copier.seal();
+    (copier.records, copier.bytes)
+}
+
+// === impl Parts ===
+
+impl<'a> Parts<'a> {
+    fn of(message: MessageView<'a>) -> Self {
+        Self {
             offset: message.offset(),
             timestamp_ms: message.timestamp_ms(),
-            key: key.map(|key| self.place(key)),
-            value: value.map(|value| self.place(value)),
-            headers: headers
-                .into_iter()
-                .map(|(name, value)| (Arc::from(name), value.map(|value| self.place(value))))
-                .collect(),
-        };
-        self.placed.push(placed);
+            key: message.key(),
+            value: message.value(),
+            headers: message.headers(),
+        }
+    }
+
+    /// In the order in which they stand in the arena.
+    fn bytes(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.key.into_iter().chain(self.value).chain(self.headers.iter().filter_map(|(_, value)| *value))
+    }
+
+    fn size(&self) -> usize {
+        self.bytes().map(<[u8]>::len).sum()
+    }
+
+    /// Takes the record's bytes off the front of the arena.
+    fn into_record(self, arena: &mut Bytes) -> Record {
+        let mut take = |part: &[u8]| arena.split_to(part.len());
+        let key = self.key.map(&mut take);
+        let value = self.value.map(&mut take);
+        let header = |(name, value): (&str, Option<&[u8]>)| Header { key: name.into(), value: value.map(&mut take) };
+        let headers = if self.headers.is_empty() { None } else { Some(self.headers.into_iter().map(header).collect()) };
+        Record { offset: self.offset, timestamp_ms: self.timestamp_ms, key, value, headers }
+    }
+}
+
+// === impl Copier ===
+
+impl<'a> Copier<'a> {
+    fn push(&mut self, parts: Parts<'a>) {
+        let size = parts.size();
+        if size >= OWN_BYTES_MIN || self.size + size > ARENA_BYTES_MAX {
+            self.seal();
+        }
+        self.size += size;
+        self.waiting.push(parts);
         if size >= OWN_BYTES_MIN {
             self.seal();
         }
     }
 
-    fn place(&mut self, part: &[u8]) -> Span {
-        let start = self.arena.len();
-        self.arena.extend_from_slice(part);
-        (start, self.arena.len())
-    }
-
-    /// Turns the arena into records.
+    /// Makes the arena, and records that share it.
     fn seal(&mut self) {
-        if self.placed.is_empty() {
-            return;
+        let mut arena = Vec::with_capacity(std::mem::take(&mut self.size));
+        for part in self.waiting.iter().flat_map(Parts::bytes) {
+            arena.extend_from_slice(part);
         }
-        // Given back what is not used: the arena pins what it counts and no more.
-        let mut arena = std::mem::take(&mut self.arena);
-        arena.shrink_to_fit();
-        let arena = Bytes::from(arena);
-        let slice = |(start, end): Span| arena.slice(start..end);
-        for placed in self.placed.drain(..) {
-            let headers: Vec<Header> =
-                placed.headers.into_iter().map(|(key, value)| Header { key, value: value.map(slice) }).collect();
-            let record = Record {
-                offset: placed.offset,
-                timestamp_ms: placed.timestamp_ms,
-                key: placed.key.map(slice),
-                value: placed.value.map(slice),
-                headers: if headers.is_empty() { None } else { Some(headers.into()) },
-            };
+        let mut arena = Bytes::from(arena);
+        for parts in self.waiting.drain(..) {
+            let record = parts.into_record(&mut arena);
             self.bytes += record.bytes() + RECORD_OVERHEAD_BYTES;
             self.records.push(record);
         }
-    }
-
-    /// The records so far, and what they count.
-    pub(crate) fn finish(&mut self) -> (Vec<Record>, usize) {
-        self.seal();
-        (std::mem::take(&mut self.records), std::mem::take(&mut self.bytes))
     }
 }

@@ -5,13 +5,17 @@ use std::marker::PhantomData;
 
 use rdkafka_sys::bindings as sys;
 
-use super::{Code, Queue};
+use super::{Code, OK, Queue};
 
 /// Records that librdkafka owns until the batch is dropped. Copy out and drop: each pins its whole fetch buffer.
 pub(crate) struct Batch<'q> {
     messages: Vec<*mut sys::rd_kafka_message_t>,
     queue: PhantomData<&'q Queue>,
 }
+
+/// Neighbours in a batch: records of one partition, or one consumer error. Never empty.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'b>(&'b [*mut sys::rd_kafka_message_t]);
 
 /// One record or consumer error of a batch.
 #[derive(Clone, Copy)]
@@ -33,9 +37,29 @@ impl<'q> Batch<'q> {
         self.messages.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = MessageView<'_>> {
-        // SAFETY: each pointer is a live message that this batch owns.
-        self.messages.iter().map(|message| MessageView(unsafe { &**message }))
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Run<'_>> {
+        self.messages.chunk_by(|one, next| view(one).joins(view(next))).map(Run)
+    }
+}
+
+/// A message of a batch that lives as long as the borrow.
+fn view(message: &*mut sys::rd_kafka_message_t) -> MessageView<'_> {
+    // SAFETY: only pointers in a batch's array come here, each a live message that the batch owns and destroys only when
+    // it is dropped itself.
+    MessageView(unsafe { &**message })
+}
+
+impl<'b> Run<'b> {
+    pub(crate) fn first(self) -> MessageView<'b> {
+        view(&self.0[0])
+    }
+
+    pub(crate) fn last(self) -> MessageView<'b> {
+        view(&self.0[self.0.len() - 1])
+    }
+
+    pub(crate) fn iter(self) -> impl ExactSizeIterator<Item = MessageView<'b>> {
+        self.0.iter().map(view)
     }
 }
 
@@ -54,9 +78,9 @@ impl<'a> MessageView<'a> {
         self.0.err
     }
 
-    /// Equal for records of one topic, as long as the batch lives.
-    pub(crate) fn topic_id(&self) -> usize {
-        self.0.rkt as usize
+    /// Both are records, and of one partition. A topic has one object as long as the batch lives.
+    fn joins(self, next: MessageView<'_>) -> bool {
+        (self.0.rkt, self.0.partition) == (next.0.rkt, next.0.partition) && self.code() == OK && next.code() == OK
     }
 
     pub(crate) fn topic(&self) -> &'a str {
@@ -98,7 +122,7 @@ impl<'a> MessageView<'a> {
         // SAFETY: a live message that no other thread has; the headers belong to it and live as long.
         let code = unsafe { sys::rd_kafka_message_headers(std::ptr::from_ref(self.0), &raw mut headers) };
         let mut found = Vec::new();
-        if code != super::OK || headers.is_null() {
+        if code != OK || headers.is_null() {
             return found;
         }
         loop {
@@ -107,7 +131,7 @@ impl<'a> MessageView<'a> {
             unsafe {
                 let index = found.len();
                 let code = sys::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
-                if code != super::OK {
+                if code != OK {
                     return found;
                 }
                 let name = CStr::from_ptr(name).to_str().unwrap_or("\u{fffd}");
