@@ -4,6 +4,7 @@
 //! A partition is never forgotten: its lookup is repeated until it works or the partition is not ours any more.
 
 mod facts;
+mod offsets;
 mod state;
 
 use std::collections::{HashMap, HashSet};
@@ -19,6 +20,7 @@ use crate::messages::{Decision, FetchCommand, LookupCommand, Token};
 use crate::signal::Mailbox;
 
 use facts::{Topics, new_epoch};
+use offsets::Patience;
 use state::Health;
 
 /// One try to get an answer.
@@ -27,8 +29,10 @@ const TRY_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// How often watermarks are read.
 const WATERMARKS_EVERY: Duration = Duration::from_secs(5);
-/// Watermarks cost a request a partition: at most this many in one go, the rest at the next.
-const WATERMARKS_AT_ONCE: usize = 64;
+/// What a partition begins with is worth waiting for.
+const FOR_ALL: Patience = Patience { each: TRY_WITHIN, all: Duration::MAX };
+/// Lag is not: beginnings wait behind it.
+const FOR_LAG: Patience = Patience { each: TRY_WITHIN, all: Duration::from_secs(1) };
 /// How often committed values are read back, after the first time.
 const READ_BACK_EVERY: Duration = Duration::from_secs(60);
 
@@ -181,24 +185,49 @@ impl Lookup {
             self.refresh_id(topic);
         }
         let mut commits_of = HashMap::new();
+        let mut by_policy: Vec<(Assignment, Start)> = Vec::new();
         for result in committed {
-            let Some(index) = self.waiting.iter().position(|(partition, _)| *partition == result.partition) else {
-                continue;
-            };
             match self.assignment(&result, &mut commits_of) {
-                Ok(assignment) => {
-                    let (partition, token) = self.waiting.swap_remove(index);
-                    self.begin(partition, token, assignment);
+                Ok((assignment, None)) => self.begin(assignment),
+                Ok((assignment, Some(start))) => by_policy.push((assignment, start)),
+                Err(code) => self.not_known(&result.partition, code),
+            }
+        }
+        self.begin_by_policy(by_policy);
+    }
+
+    fn not_known(&mut self, partition: &TopicPartition, code: Code) {
+        tracing::warn!(%partition, code = code_name(code), "not known where to begin");
+        self.health.trouble(code, "where to begin is not known");
+    }
+
+    /// What has no commit that counts begins where the policy says.
+    fn begin_by_policy(&mut self, by_policy: Vec<(Assignment, Start)>) {
+        let mut policies = vec![Start::Earliest, self.config.start];
+        policies.dedup();
+        let mut found = HashMap::new();
+        for policy in policies {
+            let of: Vec<_> = by_policy.iter().filter(|(_, start)| *start == policy).collect();
+            let of: Vec<_> = of.into_iter().map(|(assignment, _)| assignment.partition.clone()).collect();
+            found.extend(offsets::starts(&self.handle, &of, policy, FOR_ALL));
+        }
+        for (mut assignment, _) in by_policy {
+            match found.get(&assignment.partition) {
+                Some(Ok(offset)) => {
+                    assignment.next = NextOffset(*offset);
+                    assignment.metadata = None;
+                    assignment.commit_now = true;
+                    self.begin(assignment);
                 }
-                Err(code) => {
-                    tracing::warn!(partition = %result.partition, code = code_name(code), "not known where to begin");
-                    self.health.trouble(code, "where to begin is not known");
-                }
+                Some(Err(code)) => self.not_known(&assignment.partition, *code),
+                None => self.not_known(&assignment.partition, Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION),
             }
         }
     }
 
-    fn begin(&mut self, partition: TopicPartition, token: Token, assignment: Assignment) {
+    fn begin(&mut self, assignment: Assignment) {
+        let waits = self.waiting.iter().position(|(partition, _)| *partition == assignment.partition);
+        let Some((partition, token)) = waits.map(|index| self.waiting.swap_remove(index)) else { return };
         tracing::info!(
             %partition,
             next = assignment.next.0,
@@ -214,16 +243,17 @@ impl Lookup {
         self.fetch.send(FetchCommand::Begin(token, assignment));
     }
 
+    /// What to begin with; where, is for the policy to say when one is given beside it.
     fn assignment(
         &self,
         committed: &PartitionResult,
         commits_of: &mut HashMap<Arc<str>, Vec<PartitionResult>>,
-    ) -> Result<Assignment, Code> {
+    ) -> Result<(Assignment, Option<Start>), Code> {
         if committed.code != OK {
             return Err(committed.code);
         }
         let partition = &committed.partition;
-        let mut assignment = Assignment {
+        let assignment = Assignment {
             partition: partition.clone(),
             epoch: new_epoch(),
             next: NextOffset(committed.offset),
@@ -234,64 +264,38 @@ impl Lookup {
         if committed.offset >= 0 {
             let of_another = assignment.metadata.as_deref().and_then(metadata_topic_hash).unwrap_or(0);
             if of_another == 0 || assignment.topic_hash == 0 || of_another == assignment.topic_hash {
-                return Ok(assignment);
+                return Ok((assignment, None));
             }
             tracing::error!(
                 %partition,
                 next = committed.offset,
                 "the commit is of a topic of this name that was deleted: the new one is read from its beginning"
             );
-            assignment.next = NextOffset(self.start_offset(partition, Start::Earliest)?);
-            assignment.metadata = None;
-            assignment.commit_now = true;
-            return Ok(assignment);
+            return Ok((assignment, Some(Start::Earliest)));
         }
         if !commits_of.contains_key(&partition.topic) {
             commits_of.insert(Arc::clone(&partition.topic), self.topics.commits(&self.handle, &partition.topic)?);
         }
-        let start = if self.topics.start_applies(partition, &commits_of[&partition.topic]) {
-            self.config.start
-        } else {
-            Start::Earliest
-        };
-        assignment.next = NextOffset(self.start_offset(partition, start)?);
-        assignment.metadata = None;
-        assignment.commit_now = true;
-        Ok(assignment)
-    }
-
-    fn start_offset(&self, partition: &TopicPartition, start: Start) -> Result<i64, Code> {
-        let (low, high) = self.handle.watermarks(partition, TRY_WITHIN)?;
-        match start {
-            Start::Earliest => Ok(low),
-            Start::Latest => Ok(high),
-            Start::Time(time) => {
-                let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-                let found = self.handle.offsets_for_times(&List::one(partition, millis), TRY_WITHIN)?;
-                let result = found.first().ok_or(Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION)?;
-                match result.code {
-                    OK if result.offset >= 0 => Ok(result.offset),
-                    OK => Ok(high),
-                    code => Err(code),
-                }
-            }
-        }
+        let applies = self.topics.start_applies(partition, &commits_of[&partition.topic]);
+        Ok((assignment, Some(if applies { self.config.start } else { Start::Earliest })))
     }
 
     // === offsets that lie ===
 
     fn decide_out_of_range(&mut self) {
+        let topics: HashSet<_> = self.out_of_range.iter().map(|it| Arc::clone(&it.partition.topic)).collect();
+        for topic in &topics {
+            // Made again: that decides for all its partitions, and none is left in the list.
+            self.refresh_id(topic);
+        }
+        let partitions: Vec<_> = self.out_of_range.iter().map(|it| it.partition.clone()).collect();
+        let mut found = offsets::watermarks(&self.handle, &partitions, FOR_ALL);
         for it in std::mem::take(&mut self.out_of_range) {
-            let topic = Arc::clone(&it.partition.topic);
-            if self.refresh_id(&topic) {
-                // Decided for the whole topic, this partition too.
-                continue;
-            }
-            match self.handle.watermarks(&it.partition, TRY_WITHIN) {
-                Ok((low, high)) => self.decide(&it, low, high),
-                Err(code) => {
-                    tracing::warn!(partition = %it.partition, code = code_name(code), "the log's ends were not read");
+            match found.remove(&it.partition) {
+                Some(Ok((low, high))) => self.decide(&it, low, high),
+                failed => {
+                    let code = failed.and_then(Result::err).map_or("", code_name);
+                    tracing::warn!(partition = %it.partition, code, "the log's ends were not read");
                     self.out_of_range.push(it);
                 }
             }
@@ -335,11 +339,14 @@ impl Lookup {
             return false;
         }
         tracing::error!(%topic, "the topic was deleted and made again: it is read from its beginning");
-        let partitions: Vec<_> = self.active.iter().filter(|(it, _)| it.topic == *topic).collect();
-        for (partition, active) in partitions {
-            let low = self.handle.watermarks(partition, TRY_WITHIN).map_or(0, |(low, _)| low);
-            let decision = Decision::Reset(ResetCause::TopicRecreated, self.anew(partition, low));
-            self.fetch.send(FetchCommand::Decided(active.token, partition.clone(), decision));
+        let partitions = self.active.iter().filter(|(it, _)| it.topic == *topic);
+        let partitions: Vec<_> = partitions.map(|(partition, active)| (partition.clone(), active.token)).collect();
+        let of: Vec<_> = partitions.iter().map(|(partition, _)| partition.clone()).collect();
+        let lows = offsets::starts(&self.handle, &of, Start::Earliest, FOR_ALL);
+        for (partition, token) in partitions {
+            let low = lows.get(&partition).copied().and_then(Result::ok).unwrap_or(0);
+            let decision = Decision::Reset(ResetCause::TopicRecreated, self.anew(&partition, low));
+            self.fetch.send(FetchCommand::Decided(token, partition, decision));
         }
         for (_, active) in self.active.iter_mut().filter(|(it, _)| it.topic == *topic) {
             active.acknowledged = None;
@@ -391,11 +398,17 @@ impl Lookup {
 
     fn watermarks(&mut self) {
         let now = Instant::now();
-        let due = self.active.iter_mut().filter(|(_, active)| now >= active.watermarks_at).take(WATERMARKS_AT_ONCE);
-        for (partition, active) in due {
-            active.watermarks_at = now + WATERMARKS_EVERY;
-            let Ok((low, high)) = self.handle.watermarks(partition, Duration::from_secs(1)) else { return };
-            let _receiver_gone = self.events.send(KafkaEvent::Watermarks { partition: partition.clone(), low, high });
+        let due = self.active.iter_mut().filter(|(_, active)| now >= active.watermarks_at);
+        let due: Vec<_> = due
+            .map(|(partition, active)| {
+                active.watermarks_at = now + WATERMARKS_EVERY;
+                partition.clone()
+            })
+            .collect();
+        for (partition, found) in offsets::watermarks(&self.handle, &due, FOR_LAG) {
+            if let Ok((low, high)) = found {
+                self.tell(KafkaEvent::Watermarks { partition, low, high });
+            }
         }
     }
 }

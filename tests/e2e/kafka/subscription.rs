@@ -208,6 +208,20 @@ fn the_start_policy_decides_where_a_group_without_commits_begins() {
 }
 
 #[test]
+fn partitions_without_a_commit_begin_together_while_others_are_fetched() {
+    const MANY: usize = 100;
+    let kafka = broker();
+    let (topic, group) = (kafka.topic("many", i32::try_from(MANY).expect("few")), unique("group"));
+    let mut settings = config(kafka.bootstrap(), &group, &[&topic]);
+    // A question to the broker waits behind a fetch of records that do not come. One after another would take minutes.
+    settings.properties.insert("fetch.wait.max.ms".to_owned(), "2000".to_owned());
+    let mut driver = Driver::join(settings);
+    driver.until("all are assigned", |driver| driver.owned.len() == MANY);
+    driver.until("all have told their watermarks", |driver| driver.watermarks.len() == MANY);
+    driver.leave();
+}
+
+#[test]
 fn new_partitions_are_picked_up_from_their_beginning() {
     let kafka = broker();
     let (topic, group) = (kafka.topic("growing", 1), unique("group"));

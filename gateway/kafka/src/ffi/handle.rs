@@ -7,7 +7,6 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka_sys::bindings as sys;
-use sluice_core::TopicPartition;
 
 use super::{Code, List, OK, PartitionResult, Queue, c_string, code_name, owned};
 use crate::Error;
@@ -148,29 +147,13 @@ impl Handle {
         if result == OK { partitions.results() } else { Vec::new() }
     }
 
-    /// Offsets of the first records at or after the times in `partitions`; -1 (the end) where there is none.
+    /// Offsets of the first records at or after the times in `partitions`; -1 where there is none. The time -2 asks for
+    /// the log's start and -1 for its end, the last stable offset for a read_committed client: Kafka's own numbers, which
+    /// librdkafka passes on.
     pub(crate) fn offsets_for_times(&self, partitions: &List, timeout: Duration) -> Result<Vec<PartitionResult>, Code> {
         // SAFETY: client and list are alive; librdkafka fills the list in before it returns.
         code(unsafe { sys::rd_kafka_offsets_for_times(self.as_ptr(), partitions.as_ptr(), millis(timeout)) })?;
         Ok(partitions.results())
-    }
-
-    /// Log start and log end, as the partition's leader says: the last stable offset for a read_committed client.
-    pub(crate) fn watermarks(&self, partition: &TopicPartition, timeout: Duration) -> Result<(i64, i64), Code> {
-        let topic = c_string(&partition.topic);
-        let (mut low, mut high) = (0, 0);
-        // SAFETY: the client is alive, the string and the two places live for the call.
-        code(unsafe {
-            sys::rd_kafka_query_watermark_offsets(
-                self.as_ptr(),
-                topic.as_ptr(),
-                partition.partition,
-                &raw mut low,
-                &raw mut high,
-                millis(timeout),
-            )
-        })?;
-        Ok((low, high))
     }
 
     /// How many partitions a topic has, as a broker says now.
