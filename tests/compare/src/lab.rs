@@ -1,20 +1,14 @@
 //! The broker, the two sides, and their processes.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sluice_tests::kafka::client::numbered;
 use sluice_tests::{Broker, Gateway, GatewayConfig, Kafka, NewRecord, Produced, SubscriptionConfig};
-use sluice_tests::{process, scratch, unique};
+use sluice_tests::{process, unique};
 
-use crate::line::{Event, Line, Share, parse};
-use crate::measure::Id;
+use crate::crew::{JavaClasses, Workers};
 use crate::work::Work;
 
 /// What `kafka-server-start.sh` gives the JVM, in place of what the tests start a broker with.
@@ -28,17 +22,17 @@ const JVM: [&str; 7] = [
     "-XX:InitiatingHeapOccupancyPercent=35",
 ];
 
-/// Kafka's defaults again where the tests' broker has others, and the one limit that 300 members need.
+/// Kafka's defaults again where the tests' broker has others that matter to either side, and the one limit that 300 members
+/// need.
 const PROPERTIES: &str = "share.coordinator.state.topic.num.partitions=50
 offsets.topic.num.partitions=50
+group.initial.rebalance.delay.ms=3000
+group.min.session.timeout.ms=6000
 group.share.max.size=1000
 ";
 
 /// A share group starts at the end of the log by default, a subscription of Sluice at its start.
 const SHARE_START: (&str, &str) = ("share.auto.offset.reset", "earliest");
-
-/// 300 share consumers need their time to start, more so on a busy machine.
-const START_DEADLINE: Duration = Duration::from_secs(180);
 
 /// Members hear of their assignment with a heartbeat: 5 s apart by default. Both sides wait that long before a measurement
 /// that needs all workers there.
@@ -69,7 +63,7 @@ pub struct Variant {
 #[derive(Debug, Clone)]
 enum Side {
     Share { settings: Vec<String> },
-    Sluice { lines: Vec<String>, window: Option<u32> },
+    Sluice { lines: Vec<String>, arguments: Vec<String> },
 }
 
 impl Variant {
@@ -80,14 +74,15 @@ impl Variant {
 
     /// A subscription of Sluice with all defaults.
     pub fn sluice(name: &str) -> Self {
-        Self::new(name, Side::Sluice { lines: Vec::new(), window: None })
+        Self::new(name, Side::Sluice { lines: Vec::new(), arguments: Vec::new() })
     }
 
     fn new(name: &str, side: Side) -> Self {
         Self { name: name.to_owned(), side, dead_letters: false, kills_gateway: false }
     }
 
-    /// With `consumer.X=Y`, `group.X=Y` or `commit=poll` for a share group, or a line of the subscription's table for Sluice.
+    /// With an argument of the share worker (`consumer.X=Y`, `group.X=Y`: settings of Kafka's), or a line of the
+    /// subscription's table for Sluice.
     pub fn with(mut self, setting: &str) -> Self {
         match &mut self.side {
             Side::Share { settings: all } | Side::Sluice { lines: all, .. } => all.push(setting.to_owned()),
@@ -101,8 +96,16 @@ impl Variant {
             Side::Share { .. } => {
                 self.with("consumer.share.acquire.mode=record_limit").with("consumer.max.poll.records=1")
             }
-            Side::Sluice { lines, .. } => Self { side: Side::Sluice { lines, window: Some(1) }, ..self },
+            Side::Sluice { .. } => self.argument("window=1"),
         }
+    }
+
+    /// With an argument of the worker's own, on either side.
+    pub fn argument(mut self, argument: &str) -> Self {
+        match &mut self.side {
+            Side::Share { settings: all } | Side::Sluice { arguments: all, .. } => all.push(argument.to_owned()),
+        }
+        self
     }
 
     /// With a topic for dead letters.
@@ -205,11 +208,11 @@ impl Contestant<'_> {
                 }
                 java
             }
-            Side::Sluice { window, .. } => {
+            Side::Sluice { arguments, .. } => {
                 let mut worker = Command::new(std::env::current_exe().expect("this program has a path"));
                 worker.arg("worker");
                 worker.arg(format!("address={}", self.gateway.as_ref().expect("Sluice has a gateway").address()));
-                worker.args(window.map(|window| format!("window={window}")));
+                worker.args(arguments);
                 worker
             }
         };
@@ -237,150 +240,7 @@ impl Contestant<'_> {
     /// CPU time so far of the broker, the gateway and these workers.
     pub fn cpu(&self, workers: &Workers) -> [Duration; 3] {
         let gateway = self.gateway.as_ref().map(|gateway| process::cpu(gateway.pid())).unwrap_or_default();
-        [process::cpu(self.lab.broker.pid()), gateway, process::cpu(workers.child.id())]
-    }
-}
-
-/// A process of workers, and what it said so far. Ends with its value.
-#[derive(Debug)]
-pub struct Workers {
-    child: Child,
-    stdin: ChildStdin,
-    said: Arc<Mutex<Said>>,
-}
-
-/// What a process of workers said.
-#[derive(Debug, Default)]
-pub struct Said {
-    ready: bool,
-    pub events: Vec<Event>,
-    pub acked: HashSet<Id>,
-    /// Quiet workers: when, how many.
-    pub totals: Vec<(i64, u64)>,
-    pub shares: Vec<Share>,
-    pub errors: usize,
-}
-
-impl Workers {
-    fn start(mut command: Command, name: &str) -> Self {
-        let folder = scratch::folder("workers");
-        let log = folder.join("workers.log");
-        let mut evidence = File::create(folder.join("workers.out")).expect("create the workers' evidence");
-        writeln!(evidence, "# {name}: {:?}", command.get_args().collect::<Vec<_>>())
-            .expect("write the workers' evidence");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.stderr(File::create(&log).expect("create the workers' log"));
-        let mut child = process::spawn(command).expect("start the workers");
-        let stdin = child.stdin.take().expect("stdin is a pipe");
-        let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
-        let said = Arc::new(Mutex::new(Said::default()));
-        let (heard, name) = (Arc::clone(&said), name.to_owned());
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                heard.lock().expect("never poisoned").note(parse(&line), &name);
-                writeln!(evidence, "{line}").expect("write the workers' evidence");
-            }
-        });
-        let workers = Self { child, stdin, said };
-        assert!(
-            until(START_DEADLINE, || workers.said().ready),
-            "the workers did not start:\n{}",
-            process::tail(&log, 20)
-        );
-        workers
-    }
-
-    /// What it said until now.
-    pub fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().expect("never poisoned")
-    }
-
-    /// Says `down`, `up` or `report` to it.
-    pub fn tell(&mut self, word: &str) {
-        writeln!(self.stdin, "{word}").expect("the workers live");
-    }
-
-    /// What each worker did since it was asked last.
-    pub fn report(&mut self, workers: usize) -> Vec<Share> {
-        self.said().shares.clear();
-        self.tell("report");
-        assert!(until(Duration::from_secs(10), || self.said().shares.len() == workers), "each worker reports");
-        self.said().shares.clone()
-    }
-
-    /// Waits until quiet workers have worked on so many records; when, if in time.
-    pub fn reach(&self, total: u64, limit: Duration) -> Option<i64> {
-        let at = || self.said().totals.iter().find(|(_, now)| *now >= total).map(|(at, _)| *at);
-        until(limit, || at().is_some());
-        at()
-    }
-
-    /// `kill -9`.
-    pub fn kill(&mut self) {
-        process::signal(&self.child, process::Signal::Kill);
-        self.child.wait().expect("wait for the workers");
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl Said {
-    fn note(&mut self, line: Line, name: &str) {
-        match line {
-            Line::Ready => self.ready = true,
-            Line::Record(event) => {
-                if event.what == crate::line::What::Acked {
-                    self.acked.insert(event.record());
-                }
-                self.events.push(event);
-            }
-            Line::Total { at_us, total } => self.totals.push((at_us, total)),
-            Line::Share(share) => self.shares.push(share),
-            Line::Error(text) => {
-                self.errors += 1;
-                eprintln!("    {name}: {text}");
-            }
-        }
-    }
-}
-
-/// The share worker's classes and jars.
-#[derive(Debug)]
-struct JavaClasses {
-    folder: PathBuf,
-}
-
-impl JavaClasses {
-    fn compile() -> Self {
-        let folder = scratch::workspace().join("target/compare/java");
-        let status = Command::new("mvn")
-            .args([
-                "--batch-mode",
-                "--quiet",
-                "compile",
-                "dependency:copy-dependencies",
-                "-DincludeScope=runtime",
-                "-f",
-            ])
-            .arg(scratch::workspace().join("tests/compare/java/pom.xml"))
-            .arg(format!("-DoutputDirectory={}", folder.join("libs").display()))
-            .status();
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "compiling tests/compare/java needs Maven and a JDK of 17 or later: apt-get install -y openjdk-17-jdk-headless maven"
-        );
-        Self { folder }
-    }
-
-    fn command(&self) -> Command {
-        let mut java = Command::new("java");
-        java.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg("-cp");
-        java.arg(format!("{0}/classes:{0}/libs/*", self.folder.display())).arg("ShareWorker");
-        java
+        [process::cpu(self.lab.broker.pid()), gateway, process::cpu(workers.pid())]
     }
 }
 

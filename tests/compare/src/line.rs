@@ -5,6 +5,7 @@
 //! | `ready` | every worker has subscribed |
 //! | `d AT WORKER PARTITION OFFSET` | a record was given to a worker, which begins |
 //! | `a AT WORKER PARTITION OFFSET` | the worker is done with it and acknowledges it |
+//! | `c AT WORKER PARTITION OFFSET` | the worker heard that its ack is stored: `commitSync` returned, or a durable ack is answered |
 //! | `f AT WORKER PARTITION OFFSET` | the worker failed, and gives it back |
 //! | `n AT TOTAL` | quiet workers: so many records were worked on so far |
 //! | `w WORKER COUNT BUSY` | after `report`: what this worker did since the last one, and for how long |
@@ -15,6 +16,7 @@
 pub enum What {
     Delivered,
     Acked,
+    Confirmed,
     Failed,
 }
 
@@ -66,6 +68,9 @@ pub fn parse(line: &str) -> Line {
         }
         ("a", Some(at), Some(worker), Some(partition), Some(offset)) => {
             event(What::Acked, at, worker, partition, offset)
+        }
+        ("c", Some(at), Some(worker), Some(partition), Some(offset)) => {
+            event(What::Confirmed, at, worker, partition, offset)
         }
         ("f", Some(at), Some(worker), Some(partition), Some(offset)) => {
             event(What::Failed, at, worker, partition, offset)

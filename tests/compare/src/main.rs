@@ -3,6 +3,7 @@
 //! `compare [--only NAME]… [--write FILE]` runs it and prints the tables. `compare worker …` is a process of Sluice workers,
 //! which it starts itself.
 
+mod crew;
 mod lab;
 mod line;
 mod measure;
@@ -85,7 +86,18 @@ fn compare(chosen: &[&Scenario]) -> String {
 fn run(lab: &Lab, scenario: &Scenario) -> Vec<(String, Rows)> {
     let variants = (scenario.variants)();
     if !scenario.waits {
-        return variants.iter().map(|variant| (variant.name.clone(), (scenario.run)(lab, variant))).collect();
+        // A B A B: what else the machine does meets all of them.
+        let mut rounds: Vec<Vec<Rows>> = vec![Vec::new(); variants.len()];
+        for _ in 0..scenario.rounds {
+            for (variant, rounds) in variants.iter().zip(&mut rounds) {
+                rounds.push((scenario.run)(lab, variant));
+            }
+        }
+        return variants
+            .iter()
+            .zip(&rounds)
+            .map(|(variant, rounds)| (variant.name.clone(), table::joined(rounds)))
+            .collect();
     }
     std::thread::scope(|scope| {
         let running: Vec<_> = variants.iter().map(|variant| scope.spawn(|| (scenario.run)(lab, variant))).collect();

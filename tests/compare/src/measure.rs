@@ -56,11 +56,22 @@ pub fn first(events: &[Event], what: What) -> HashMap<Id, i64> {
     first
 }
 
-/// Deliveries of records that a worker had acknowledged before.
-pub fn delivered_after_ack(events: &[Event]) -> usize {
-    let acked = first(events, What::Acked);
-    let late = |event: &&Event| acked.get(&event.record()).is_some_and(|at| *at < event.at_us);
+/// Deliveries of records to which `what` (an ack, a confirmed ack) had happened before.
+pub fn delivered_after(what: What, events: &[Event]) -> usize {
+    let settled = first(events, what);
+    let late = |event: &&Event| settled.get(&event.record()).is_some_and(|at| *at < event.at_us);
     events.iter().filter(|event| event.what == What::Delivered).filter(late).count()
+}
+
+/// For each partition, how long after the kill a survivor was given a record of it for the first time; the longest. `None` when
+/// no partition was.
+pub fn last_partition_resumed(killed_us: i64, survivors: &[Event]) -> Option<i64> {
+    let mut resumed: HashMap<i32, i64> = HashMap::new();
+    for event in survivors.iter().filter(|event| event.what == What::Delivered && event.at_us > killed_us) {
+        let at = resumed.entry(event.partition).or_insert(event.at_us);
+        *at = event.at_us.min(*at);
+    }
+    resumed.values().max().map(|at| at - killed_us)
 }
 
 /// What a crowd of workers did in a time.
@@ -70,22 +81,25 @@ pub struct Crowd {
     pub least: u64,
     pub median: u64,
     pub most: u64,
-    /// The share of all workers' time in which they worked on nothing, in percent.
-    pub idle_percent: f64,
+    /// How long a worker had a record in work, on average.
+    pub hold_us: f64,
+    /// Records a second, if each worker always had one in work.
+    pub ideal: f64,
 }
 
-/// Sums up the reports of workers over a time.
-pub fn crowd(shares: &[Share], duration_us: i64) -> Crowd {
+/// Sums up the reports of workers.
+pub fn crowd(shares: &[Share]) -> Crowd {
     let mut counts: Vec<u64> = shares.iter().map(|share| share.count).collect();
     counts.sort_unstable();
     let busy: i64 = shares.iter().map(|share| share.busy_us).sum();
-    let there = duration_us as f64 * shares.len() as f64;
+    let hold_us = busy as f64 / counts.iter().sum::<u64>().max(1) as f64;
     Crowd {
         without_any: counts.iter().filter(|count| **count == 0).count(),
         least: counts.first().copied().unwrap_or(0),
         median: counts.get(counts.len() / 2).copied().unwrap_or(0),
         most: counts.last().copied().unwrap_or(0),
-        idle_percent: if there > 0.0 { 100.0 * (1.0 - (busy as f64 / there).min(1.0)) } else { 0.0 },
+        hold_us,
+        ideal: if hold_us > 0.0 { shares.len() as f64 * 1e6 / hold_us } else { 0.0 },
     }
 }
 
@@ -155,16 +169,23 @@ mod tests {
             event(Acked, 4, 1),
             event(Delivered, 5, 1),
         ];
-        assert_eq!(delivered_after_ack(&events), 1);
-        assert_eq!(delivered_after_ack(&events[..4]), 0);
+        assert_eq!(delivered_after(Acked, &events), 1);
+        assert_eq!(delivered_after(Acked, &events[..4]), 0);
     }
 
     #[test]
-    fn a_crowd_is_idle_when_it_does_not_work() {
+    fn the_ideal_of_a_crowd_is_that_nobody_ever_waits() {
         let shares = [(0, 0, 0), (1, 2, 50), (2, 4, 100)];
         let shares = shares.map(|(worker, count, busy_us)| Share { worker, count, busy_us });
-        let expected = Crowd { without_any: 1, least: 0, median: 2, most: 4, idle_percent: 50.0 };
-        assert_eq!(crowd(&shares, 100), expected);
+        let expected = Crowd { without_any: 1, least: 0, median: 2, most: 4, hold_us: 25.0, ideal: 120_000.0 };
+        assert_eq!(crowd(&shares), expected);
+    }
+
+    #[test]
+    fn the_last_partition_that_a_survivor_hears_of_counts() {
+        let at = |at_us, partition| Event { partition, ..event(What::Delivered, at_us, 1) };
+        assert_eq!(last_partition_resumed(10, &[at(5, 2), at(11, 0), at(14, 0), at(13, 1)]), Some(3));
+        assert_eq!(last_partition_resumed(10, &[at(5, 2)]), None);
     }
 
     #[test]

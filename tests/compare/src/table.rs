@@ -14,6 +14,21 @@ pub fn row(name: &str, value: impl ToString) -> (String, String) {
     (name.to_owned(), value.to_string())
 }
 
+/// Several rounds of one contestant as one: all values of a row, in the order of the rounds; one that never changed stands once.
+pub fn joined(rounds: &[Rows]) -> Rows {
+    let Some(first) = rounds.first() else { return Rows::new() };
+    let all = |name: &str| -> Vec<&str> {
+        let rows = rounds.iter().flatten().filter(|(known, _)| known == name);
+        rows.map(|(_, value)| value.as_str()).collect()
+    };
+    let join = |name: &String| {
+        let values = all(name);
+        let constant = values.iter().all(|value| *value == values[0]);
+        (name.clone(), if constant { values[0].to_owned() } else { values.join(" · ") })
+    };
+    first.iter().map(|(name, _)| join(name)).collect()
+}
+
 /// One table: a column for each contestant, a row for each name, in the order in which names first come.
 pub fn table(columns: &[(String, Rows)]) -> String {
     let mut names: Vec<&str> = Vec::new();
@@ -63,6 +78,13 @@ mod tests {
             table(&columns),
             "| | A | B |\n| --- | ---: | ---: |\n| speed | 1 | 2 |\n| loss | 0 | – |\n| delay | – | 3 s |\n"
         );
+    }
+
+    #[test]
+    fn all_rounds_stand_in_a_cell() {
+        let rounds = [vec![row("speed", 1), row("loss", 0)], vec![row("speed", 2), row("loss", 0)]];
+        assert_eq!(joined(&rounds), vec![row("speed", "1 · 2"), row("loss", 0)]);
+        assert_eq!(joined(&[]), Rows::new());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The Sluice side: a process of workers, each with a consumer of its own. Its twin is `java/…/ShareWorker.java`.
+//! The Sluice side: a process of workers, each with a consumer of its own, or with `consumers=N` between them. Its twin is
+//! `java/…/ShareWorker.java`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sluice_client::{Consumer, Record};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use crate::measure::now_us;
 use crate::work::{Work, named};
@@ -47,10 +48,11 @@ pub fn run(arguments: &[String]) {
     std::thread::spawn(move || obeyed.obey());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start a runtime");
     runtime.block_on(async {
-        for worker in 0..work.workers {
-            tokio::spawn(Arc::clone(&process).work_for_ever(worker));
+        let consumers = process.setting("consumers").parse().unwrap_or(work.workers);
+        for first in 0..consumers {
+            tokio::spawn(Arc::clone(&process).subscribe(first, consumers));
         }
-        let all = u32::try_from(work.workers).expect("a few workers");
+        let all = u32::try_from(consumers).expect("a few consumers");
         process.subscribed.acquire_many(all).await.expect("never closed").forget();
         process.say("ready");
         std::future::pending::<()>().await;
@@ -58,31 +60,42 @@ pub fn run(arguments: &[String]) {
 }
 
 impl Process {
-    async fn work_for_ever(self: Arc<Self>, worker: usize) {
-        let setting = |name: &str| self.arguments.get(name).map(String::as_str).unwrap_or_default();
-        let mut builder = Consumer::builder(setting("address"), setting("group"));
-        if let Ok(window) = setting("window").parse() {
+    fn setting(&self, name: &str) -> &str {
+        self.arguments.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// A consumer, and each worker of its: `first` and every so manieth after it.
+    async fn subscribe(self: Arc<Self>, first: usize, consumers: usize) {
+        let mut builder = Consumer::builder(self.setting("address"), self.setting("group"));
+        if let Ok(window) = self.setting("window").parse() {
             builder = builder.window(window);
         }
-        let mut consumer = match builder.connect().await {
-            Ok(consumer) => consumer,
-            Err(error) => return self.say(&format!("error worker {worker}: {error}")),
+        let consumer = match builder.connect().await {
+            Ok(consumer) => Arc::new(AsyncMutex::new(consumer)),
+            Err(error) => return self.say(&format!("error worker {first}: {error}")),
         };
+        for worker in (first..self.work.workers).step_by(consumers) {
+            tokio::spawn(Arc::clone(&self).work_for_ever(worker, Arc::clone(&consumer)));
+        }
         self.subscribed.add_permits(1);
+    }
+
+    async fn work_for_ever(self: Arc<Self>, worker: usize, consumer: Arc<AsyncMutex<Consumer>>) {
         loop {
-            match consumer.next().await {
+            let next = consumer.lock().await.next().await;
+            match next {
                 Ok(Some(record)) if self.work.hold => {
                     self.say_record('d', now_us(), worker, &record);
                     tokio::spawn(hold(record));
                 }
-                Ok(Some(record)) => self.work(worker, record).await,
+                Ok(Some(record)) => Arc::clone(&self).work(worker, record).await,
                 Ok(None) => return,
                 Err(error) => return self.say(&format!("error worker {worker}: {error}")),
             }
         }
     }
 
-    async fn work(&self, worker: usize, record: Record) {
+    async fn work(self: Arc<Self>, worker: usize, record: Record) {
         let from = now_us();
         self.say_record('d', from, worker, &record);
         if self.work.work_us > 0 {
@@ -96,7 +109,19 @@ impl Process {
         self.busy_us[worker].fetch_add(until - from, Ordering::Relaxed);
         self.total.fetch_add(1, Ordering::Relaxed);
         self.say_record(if works { 'a' } else { 'f' }, until, worker, &record);
-        if works { record.ack() } else { record.retry() }
+        match works {
+            true if self.setting("ack") == "durable" => drop(tokio::spawn(self.ack_durable(worker, record))),
+            true => record.ack(),
+            false => record.retry(),
+        }
+    }
+
+    async fn ack_durable(self: Arc<Self>, worker: usize, record: Record) {
+        let (partition, offset) = (record.partition(), record.offset());
+        // What is not confirmed may come again, as the count of acks shows.
+        if record.ack_durable().await.is_ok() {
+            self.say(&format!("c {} {worker} {partition} {offset}", now_us()));
+        }
     }
 
     fn obey(&self) {

@@ -19,6 +19,7 @@ pub const BACKOFF: Scenario = Scenario {
     variants: || vec![Variant::share("share group"), Variant::sluice("Sluice")],
     run,
     waits: true,
+    rounds: 1,
 };
 
 fn run(lab: &Lab, variant: &Variant) -> Rows {

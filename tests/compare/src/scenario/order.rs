@@ -23,12 +23,14 @@ pub const ORDER: Scenario = Scenario {
     variants: || {
         vec![
             Variant::share("share group"),
-            Variant::sluice("Sluice"),
+            Variant::sluice("Sluice, `ordering = \"key\"`").with("ordering = \"key\""),
+            Variant::sluice("Sluice, no order asked for (default)"),
             Variant::share("share group, 1 record a poll").one_at_a_time(),
         ]
     },
     run,
     waits: false,
+    rounds: 1,
 };
 
 fn run(lab: &Lab, variant: &Variant) -> Rows {

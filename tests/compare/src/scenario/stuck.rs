@@ -19,9 +19,17 @@ pub const STUCK: Scenario = Scenario {
     setup: "10,000 records on one partition. A worker that takes one record at a time holds the first and renews it for ever \
             (`RENEW`, `Extend`); 10 workers work on the others, until nothing moves for 4 s. Then all workers, and the gateway, \
             get `kill -9`, and new ones start.",
-    variants: || vec![Variant::share("share group"), Variant::sluice("Sluice")],
+    variants: || {
+        vec![
+            Variant::share("share group"),
+            Variant::sluice("Sluice"),
+            Variant::share("share group, 4,000 locks a partition (the most a group may have)")
+                .with("group.share.partition.max.record.locks=4000"),
+        ]
+    },
     run,
     waits: true,
+    rounds: 1,
 };
 
 fn run(lab: &Lab, variant: &Variant) -> Rows {

@@ -9,13 +9,20 @@ import java.util.ArrayList;
 import java.util.Collection;
 import java.util.HashMap;
 import java.util.HashSet;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
 import java.util.TreeMap;
+import java.util.concurrent.Callable;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicLongArray;
 import org.apache.kafka.clients.admin.Admin;
@@ -25,18 +32,22 @@ import org.apache.kafka.clients.consumer.AcknowledgeType;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaShareConsumer;
+import org.apache.kafka.common.KafkaException;
+import org.apache.kafka.common.TopicIdPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /**
- * Workers of a share group: threads with a share consumer each, since a share consumer belongs to one thread.
+ * Workers of a share group: threads with a share consumer each, since a share consumer belongs to one thread; or, with
+ * `consumers=N`, threads that share so many consumers.
  *
  * <p>Arguments are NAME=VALUE. `consumer.X` and `group.X` are settings of the consumers and of the group; `commit=poll` sends
- * acknowledgements with the next poll; all others, the words on stdin and the lines on stdout are those of the Sluice worker: see tests/compare/src/{work,line}.rs.
+ * acknowledgements with the next poll; with `failing=wait` a worker that fails keeps the record and tries it again; all others, the words on stdin and the lines on stdout are those of the Sluice worker: see tests/compare/src/{work,line}.rs.
  */
 public final class ShareWorker {
     private static final long FLUSH_MILLIS = 5;
     private static final long RENEW_MILLIS = 5_000;
+    private static final long WAIT_MILLIS = 1_000;
 
     private final Map<String, String> arguments = new HashMap<>();
     private final PrintStream out = new PrintStream(new BufferedOutputStream(System.out, 1 << 16), false, StandardCharsets.US_ASCII);
@@ -45,6 +56,8 @@ public final class ShareWorker {
     private final long failFirstEvery;
     private final boolean quiet;
     private final boolean commits;
+    private final boolean waits;
+    private final int consumers;
     private final AtomicLong total = new AtomicLong();
     private final AtomicLongArray counts;
     private final AtomicLongArray busyMicros;
@@ -60,6 +73,8 @@ public final class ShareWorker {
         failFirstEvery = Long.parseLong(arguments.get("fail_first_every"));
         quiet = Boolean.parseBoolean(arguments.get("quiet"));
         commits = !"poll".equals(arguments.get("commit"));
+        waits = "wait".equals(arguments.get("failing"));
+        consumers = Integer.parseInt(arguments.getOrDefault("consumers", "" + workers));
         down = Boolean.parseBoolean(arguments.get("down"));
         counts = new AtomicLongArray(workers);
         busyMicros = new AtomicLongArray(workers);
@@ -71,10 +86,11 @@ public final class ShareWorker {
 
     private void run() throws Exception {
         configureGroup();
-        CountDownLatch subscribed = new CountDownLatch(workers);
-        for (int worker = 0; worker < workers; worker++) {
-            int number = worker;
-            new Thread(() -> work(number, subscribed), "worker-" + worker).start();
+        CountDownLatch subscribed = new CountDownLatch(consumers);
+        Pool pool = consumers < workers ? new Pool() : null;
+        for (int consumer = 0; consumer < consumers; consumer++) {
+            int number = consumer;
+            new Thread(() -> consume(number, subscribed, pool), "consumer-" + consumer).start();
         }
         Thread obey = new Thread(this::obey, "stdin");
         obey.setDaemon(true);
@@ -96,7 +112,21 @@ public final class ShareWorker {
         }
     }
 
-    private void work(int worker, CountDownLatch subscribed) {
+    /** The workers, where consumers share them. */
+    private final class Pool {
+        private final AtomicInteger started = new AtomicInteger();
+        private final ThreadLocal<Integer> worker = ThreadLocal.withInitial(started::getAndIncrement);
+        private final ExecutorService threads = Executors.newFixedThreadPool(workers);
+
+        /** Works on all of them at once, and waits: what an explicit consumer was given must be acknowledged before it polls again. */
+        private List<Future<Boolean>> work(ConsumerRecords<byte[], byte[]> records) throws InterruptedException {
+            List<Callable<Boolean>> works = new ArrayList<>();
+            records.forEach(record -> works.add(() -> ShareWorker.this.work(worker.get(), record)));
+            return threads.invokeAll(works);
+        }
+    }
+
+    private void consume(int worker, CountDownLatch subscribed, Pool pool) {
         try (KafkaShareConsumer<byte[], byte[]> consumer = new KafkaShareConsumer<>(consumerConfig())) {
             consumer.subscribe(List.of(arguments.get("topic")));
             subscribed.countDown();
@@ -105,13 +135,18 @@ public final class ShareWorker {
             }
             while (true) {
                 ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofSeconds(1));
+                Iterator<Future<Boolean>> pooled = pool == null ? null : pool.work(records).iterator();
+                List<ConsumerRecord<byte[], byte[]>> accepted = new ArrayList<>();
                 for (ConsumerRecord<byte[], byte[]> record : records) {
-                    boolean works = work(worker, record);
+                    boolean works = pooled == null ? work(worker, record) : pooled.next().get();
                     consumer.acknowledge(record, works ? AcknowledgeType.ACCEPT : AcknowledgeType.RELEASE);
+                    if (works && !quiet) {
+                        accepted.add(record);
+                    }
                 }
                 // As in the example of KafkaShareConsumer's documentation; without it acknowledgements go out with the next poll.
                 if (commits && !records.isEmpty()) {
-                    consumer.commitSync();
+                    confirm(worker, accepted, consumer.commitSync());
                 }
             }
         } catch (Exception error) {
@@ -119,11 +154,26 @@ public final class ShareWorker {
         }
     }
 
+    /** Says which acknowledgements the broker has stored, and which it refused. */
+    private void confirm(int worker, List<ConsumerRecord<byte[], byte[]>> accepted, Map<TopicIdPartition, Optional<KafkaException>> answers) {
+        Set<Integer> refused = new HashSet<>();
+        answers.forEach((partition, error) -> error.ifPresent(why -> {
+            refused.add(partition.partition());
+            say("error worker " + worker + ": " + partition + ": " + why);
+        }));
+        accepted.stream().filter(record -> !refused.contains(record.partition())).forEach(record -> say('c', nowMicros(), worker, record));
+    }
+
     private boolean work(int worker, ConsumerRecord<byte[], byte[]> record) throws InterruptedException {
         long from = nowMicros();
         say('d', from, worker, record);
         if (workMicros > 0) {
             TimeUnit.MICROSECONDS.sleep(workMicros);
+        }
+        while (waits && down) {
+            say('f', nowMicros(), worker, record);
+            Thread.sleep(WAIT_MILLIS);
+            say('d', nowMicros(), worker, record);
         }
         boolean first = record.deliveryCount().orElse((short) 1) == 1;
         boolean works = !down && !(first && failFirstEvery > 0 && record.offset() % failFirstEvery == 0);
