@@ -63,15 +63,17 @@ pub fn delivered_after(what: What, events: &[Event]) -> usize {
     events.iter().filter(|event| event.what == What::Delivered).filter(late).count()
 }
 
-/// For each partition, how long after the kill a survivor was given a record of it for the first time; the longest. `None` when
-/// no partition was.
-pub fn last_partition_resumed(killed_us: i64, survivors: &[Event]) -> Option<i64> {
-    let mut resumed: HashMap<i32, i64> = HashMap::new();
-    for event in survivors.iter().filter(|event| event.what == What::Delivered && event.at_us > killed_us) {
-        let at = resumed.entry(event.partition).or_insert(event.at_us);
-        *at = event.at_us.min(*at);
+/// The longest time in which no record of some partition that had more was given to anybody, from the kill on.
+pub fn longest_pause(killed_us: i64, events: &[Event]) -> i64 {
+    let mut delivered: Vec<&Event> =
+        events.iter().filter(|event| event.what == What::Delivered && event.at_us > killed_us).collect();
+    delivered.sort_unstable_by_key(|event| event.at_us);
+    let (mut last, mut longest) = (HashMap::new(), 0);
+    for event in delivered {
+        let before = last.insert(event.partition, event.at_us).unwrap_or(killed_us);
+        longest = longest.max(event.at_us - before);
     }
-    resumed.values().max().map(|at| at - killed_us)
+    longest
 }
 
 /// What a crowd of workers did in a time.
@@ -182,10 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn the_last_partition_that_a_survivor_hears_of_counts() {
+    fn the_partition_that_waits_longest_counts() {
         let at = |at_us, partition| Event { partition, ..event(What::Delivered, at_us, 1) };
-        assert_eq!(last_partition_resumed(10, &[at(5, 2), at(11, 0), at(14, 0), at(13, 1)]), Some(3));
-        assert_eq!(last_partition_resumed(10, &[at(5, 2)]), None);
+        assert_eq!(longest_pause(10, &[at(5, 2), at(11, 0), at(19, 0), at(13, 1), at(14, 1)]), 8);
+        assert_eq!(longest_pause(10, &[at(17, 2), at(11, 0)]), 7);
+        assert_eq!(longest_pause(10, &[at(5, 2)]), 0);
     }
 
     #[test]
