@@ -77,7 +77,7 @@ impl Workers {
         self.said.lock().expect("never poisoned")
     }
 
-    /// Says `down`, `up` or `report` to it.
+    /// Says `down`, `up`, `pause`, `go` or `report` to it.
     pub fn tell(&mut self, word: &str) {
         writeln!(self.stdin, "{word}").expect("the workers live");
     }

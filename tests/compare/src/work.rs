@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-/// Workers, and what they do with a record. While it runs, `down`, `up` and `report` may be said on its stdin.
+/// Workers, and what they do with a record. While it runs, `down`, `up`, `pause`, `go` and `report` may be
+/// said on its stdin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
     /// How many workers this process has: each with a consumer of its own, and one record in work at a time.

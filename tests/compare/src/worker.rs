@@ -15,6 +15,8 @@ use crate::measure::now_us;
 use crate::work::{Work, named};
 
 const FLUSH: Duration = Duration::from_millis(5);
+/// How often a paused worker looks whether it may go on.
+const LOOK: Duration = Duration::from_millis(10);
 const RENEW: Duration = Duration::from_secs(5);
 
 struct Process {
@@ -22,6 +24,7 @@ struct Process {
     work: Work,
     out: Mutex<String>,
     down: AtomicBool,
+    paused: AtomicBool,
     total: AtomicU64,
     counts: Vec<AtomicU64>,
     busy_us: Vec<AtomicI64>,
@@ -37,6 +40,7 @@ pub fn run(arguments: &[String]) {
         work,
         out: Mutex::default(),
         down: AtomicBool::new(work.down),
+        paused: AtomicBool::new(false),
         total: AtomicU64::new(0),
         counts: (0..work.workers).map(|_| AtomicU64::new(0)).collect(),
         busy_us: (0..work.workers).map(|_| AtomicI64::new(0)).collect(),
@@ -96,6 +100,9 @@ impl Process {
     }
 
     async fn work(self: Arc<Self>, worker: usize, record: Record) {
+        while self.paused.load(Ordering::Relaxed) {
+            tokio::time::sleep(LOOK).await;
+        }
         let from = now_us();
         self.say_record('d', from, worker, &record);
         if self.work.work_us > 0 {
@@ -129,6 +136,8 @@ impl Process {
             match word.as_str() {
                 "down" => self.down.store(true, Ordering::Relaxed),
                 "up" => self.down.store(false, Ordering::Relaxed),
+                "pause" => self.paused.store(true, Ordering::Relaxed),
+                "go" => self.paused.store(false, Ordering::Relaxed),
                 "report" => self.report(),
                 _ => self.say(&format!("error no such word: {word}")),
             }

@@ -46,6 +46,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  */
 public final class ShareWorker {
     private static final long FLUSH_MILLIS = 5;
+    private static final long LOOK_MILLIS = 10;
     private static final long RENEW_MILLIS = 5_000;
     private static final long WAIT_MILLIS = 1_000;
 
@@ -62,6 +63,7 @@ public final class ShareWorker {
     private final AtomicLongArray counts;
     private final AtomicLongArray busyMicros;
     private volatile boolean down;
+    private volatile boolean paused;
 
     private ShareWorker(String[] words) {
         for (String word : words) {
@@ -165,6 +167,9 @@ public final class ShareWorker {
     }
 
     private boolean work(int worker, ConsumerRecord<byte[], byte[]> record) throws InterruptedException {
+        while (paused) {
+            Thread.sleep(LOOK_MILLIS);
+        }
         long from = nowMicros();
         say('d', from, worker, record);
         if (workMicros > 0) {
@@ -206,6 +211,8 @@ public final class ShareWorker {
             switch (word) {
                 case "down" -> down = true;
                 case "up" -> down = false;
+                case "pause" -> paused = true;
+                case "go" -> paused = false;
                 case "report" -> report();
                 default -> say("error no such word: " + word);
             }
