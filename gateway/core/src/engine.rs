@@ -53,6 +53,8 @@ pub struct Engine {
     pub(crate) remembered_share: usize,
     /// Kept for its room.
     pub(crate) scratch: Vec<(LeaseKey, u128)>,
+    /// Likewise.
+    pub(crate) touched: Vec<Pid>,
 }
 
 /// Sums over the partitions; `ready` only of those that are dealt from.
@@ -116,6 +118,7 @@ impl Engine {
             broken_count: 0,
             remembered_share: crate::session::remembered_share(0),
             scratch: Vec::new(),
+            touched: Vec::new(),
         }
     }
 

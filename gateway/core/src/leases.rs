@@ -1,5 +1,7 @@
 //! The end of leases, in one place, whichever way they end.
 
+use std::collections::btree_map::Entry;
+
 use crate::deaths::BreakId;
 use crate::engine::Engine;
 use crate::io::LetterCause;
@@ -71,13 +73,14 @@ impl Engine {
     /// Ends these bits of a lease entry. The caller `touch`es the partition and `offer`s the session afterwards.
     pub(crate) fn end_leases(&mut self, now: Millis, id: SessionId, key: LeaseKey, bits: u128, how: How<'_>) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let Some(lease) = session.leases.get_mut(&key) else { return };
+        let Entry::Occupied(mut entry) = session.leases.entry(key) else { return };
+        let lease = entry.get_mut();
         let bits = lease.mask & bits;
         lease.mask &= !bits;
         let suspect = lease.suspect;
         if lease.mask == 0 {
             self.timers.expiries.remove(&(lease.expires, key.id));
-            session.leases.remove(&key);
+            entry.remove();
             session.suspects -= u32::from(suspect);
         }
         let remembered = self.policy.remembered_windows * session.window_max.max(1);

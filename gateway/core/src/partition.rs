@@ -1,6 +1,7 @@
 //! A partition that this node owns: its ledger, what was restored, its commit, and where it stands in the engine.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::commit::CommitState;
 use crate::durable::Durable;
@@ -68,7 +69,28 @@ pub(crate) struct SavedAbove {
 pub(crate) struct Partitions {
     places: Vec<Option<Box<Partition>>>,
     free: Vec<Pid>,
-    by_name: HashMap<TopicPartition, Pid>,
+    by_name: HashMap<TopicPartition, Pid, BuildHasherDefault<Named>>,
+}
+
+/// Hashes a partition's name, for each fetch and each settlement. What is in the table are Kafka's names, so no client can
+/// fill it with names that collide, and no seed is needed.
+#[derive(Debug, Default)]
+struct Named(u64);
+
+impl Hasher for Named {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // The multiplier of FxHash, as rustc has it.
+        let mut add = |word: u64| self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| add(u64::from_le_bytes(*word)));
+        if !rest.is_empty() {
+            add(rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+        }
+    }
 }
 
 // === impl SavedAbove ===

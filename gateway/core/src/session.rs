@@ -147,9 +147,9 @@ impl Session {
     /// Lease entries with something in `first..=last`, and those bits. Of a range reversed: nothing.
     pub(crate) fn leases_in(&self, pid: Pid, first: i64, last: i64) -> impl Iterator<Item = (LeaseKey, Lease, u128)> {
         let from = LeaseKey { pid, base: first.saturating_sub(LEASE_SPAN - 1), id: 0 };
-        // A map panics when it is asked for a range that ends before it begins, and the client chose this one.
-        let to = if first <= last { LeaseKey { pid, base: last, id: u64::MAX } } else { from };
-        self.leases.range(from..=to).filter_map(move |(key, lease)| {
+        // One search instead of two: where it ends shows on the way. And a client chose it: it may end before it begins.
+        let within = self.leases.range(from..).take_while(move |(key, _)| key.pid == pid && key.base <= last);
+        within.filter_map(move |(key, lease)| {
             let bits = bits_within(key.base, lease.mask, first, last);
             (bits != 0).then_some((*key, *lease, bits))
         })
@@ -206,8 +206,8 @@ impl Past {
     /// What is remembered of `first..=last`: how it ended, base, bits.
     pub(crate) fn within(&self, pid: Pid, first: i64, last: i64) -> impl Iterator<Item = (Ended, i64, u128)> {
         let from = (pid, first.saturating_sub(LEASE_SPAN - 1), 0, Ended::Ack);
-        let to = (pid, last, u64::MAX, Ended::Taken);
-        self.marks.range(from..=to).filter_map(move |((_, base, _, ended), mark)| {
+        let within = self.marks.range(from..).take_while(move |((of, base, ..), _)| *of == pid && *base <= last);
+        within.filter_map(move |((_, base, _, ended), mark)| {
             let bits = bits_within(*base, *mark, first, last);
             (bits != 0).then_some((*ended, *base, bits))
         })

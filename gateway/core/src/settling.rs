@@ -105,7 +105,7 @@ impl Engine {
         asker: Asker,
     ) -> Option<Vec<Rejection>> {
         let mut rejected = Rejected::default();
-        let mut touched: Vec<Pid> = Vec::new();
+        let mut touched = std::mem::take(&mut self.touched);
         let known = self.sessions.get(&id).map_or(0, |session| session.held + session.past.count());
         let wanted = settlements.durable.then(Vec::new);
         let mut frame = Frame { seen: settlements.seen, looks_left: LOOKS_MAX * known + LOOKS_EXTRA, wanted };
@@ -128,9 +128,10 @@ impl Engine {
         if let Some(wanted) = wanted {
             self.wait_for_kafka(now, asker, std::mem::take(&mut rejections), wanted);
         }
-        for pid in touched {
+        for pid in touched.drain(..) {
             self.touch(now, pid);
         }
+        self.touched = touched;
         self.offer(id);
         if waits {
             return None;
