@@ -172,14 +172,23 @@ impl Engine {
     // === time ===
 
     pub(crate) fn expire_leases(&mut self, now: Millis) {
-        let mut taken = Vec::new();
+        let (mut taken, mut fenced) = (Vec::new(), Vec::new());
         while let Some(entry) = self.timers.expiries.first_entry().filter(|entry| entry.key().0 <= now) {
+            let due = entry.key().0;
             let (id, key) = entry.remove();
+            // The grace of a revoke ended before the lease did: it was fenced then, and a late tick makes it no failure.
+            if let Some(partition) = self.partitions.get_mut(key.pid)
+                && partition.revoking.is_some_and(|deadline| deadline <= due)
+            {
+                partition.fenced = true;
+                fenced.push(key.pid);
+                continue;
+            }
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.unresponsive = true;
             taken.extend(session.leases.get(&key).map(|lease| (id, key, lease.mask)));
         }
-        let mut touched: Vec<Pid> = taken.iter().map(|(_, key, _)| key.pid).collect();
+        let mut touched: Vec<Pid> = taken.iter().map(|(_, key, _)| key.pid).chain(fenced).collect();
         touched.sort_unstable();
         touched.dedup();
         self.revoke(now, taken, How::Expire, RevokeReason::Expired);

@@ -33,3 +33,23 @@ fn at_the_deadline_of_a_revoke_open_leases_are_fenced() {
     assert_eq!(w.poll(), [Output::Drained { partition: p(0) }]);
     assert!(w.engine.wake_at().is_none());
 }
+
+#[test]
+fn a_lease_that_would_have_expired_after_the_grace_is_fenced_and_no_failure_even_by_a_late_tick() {
+    let mut w = World::new();
+    w.assign(0);
+    let s = w.open(None, 10);
+    w.receive(0, 0..2);
+    w.poll();
+    w.engine.revoking(w.now, &[p(0)], w.now.plus(1_000));
+    let outputs = w.after(400_000);
+    let reasons: Vec<_> = outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Revoked { session, reason, .. } => Some((*session, *reason)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reasons, [(s, RevokeReason::Reassigned)]);
+    assert_eq!((w.engine.stats().expired, w.engine.stats().failed), (0, 0));
+}

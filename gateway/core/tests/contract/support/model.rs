@@ -544,8 +544,10 @@ impl Model {
         let mut expired = Vec::new();
         for (tp, part) in &self.parts {
             for (offset, slot) in &part.slots {
+                // Where the grace of a revoke ended before it, it was fenced then.
                 if let State::Leased { session, deadline, .. } = slot.state
                     && deadline <= now
+                    && part.revoking.is_none_or(|grace| grace > deadline)
                 {
                     expired.push((tp.clone(), part.epoch.0, *offset, session));
                 }
