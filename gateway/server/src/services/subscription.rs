@@ -230,13 +230,17 @@ impl SubscriptionService for Subscriptions {
         &self,
         _: Request<pb::ListDeadLettersRequest>,
     ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
-        Err(later("dead letters are written, but listing and redriving them is not built yet: read the dead-letter topic"))
+        Err(later(
+            "dead letters are written, but listing and redriving them is not built yet: read the dead-letter topic",
+        ))
     }
 
     async fn redrive_dead_letters(
         &self,
         _: Request<pb::RedriveDeadLettersRequest>,
     ) -> Result<Response<pb::RedriveDeadLettersResponse>, Status> {
-        Err(later("dead letters are written, but listing and redriving them is not built yet: read the dead-letter topic"))
+        Err(later(
+            "dead letters are written, but listing and redriving them is not built yet: read the dead-letter topic",
+        ))
     }
 }
