@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sluice_kafka::{LetterWriter, WriterConfig};
-use sluice_proto::v1::consumer_service_server::ConsumerServiceServer;
 use sluice_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -27,7 +26,7 @@ pub(crate) use shared::Shared;
 use crate::admin;
 use crate::config::{Config, Join, SubscriptionConfig};
 use crate::metrics::Exporter;
-use crate::services::{Consumer, FRAME_BYTES_MAX, FrameLimit, Subscriptions};
+use crate::services::{Consumer, FrameLimit, Subscriptions};
 use crate::session::Timing;
 use crate::subscription::{self, DeadLetters, Handle, KafkaPort, SessionRegistry, Settings};
 
@@ -98,9 +97,7 @@ impl Node {
         let close = CancellationToken::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut router = server().add_service(health_service);
-        let consumer =
-            ConsumerServiceServer::new(Consumer::new(shared.clone())).max_decoding_message_size(FRAME_BYTES_MAX);
-        router = router.add_service(FrameLimit::new(consumer, shared.clone()));
+        router = router.add_service(FrameLimit::new(Consumer::new(shared.clone()), shared.clone()));
         router = router.add_service(SubscriptionServiceServer::new(Subscriptions::new(shared.clone())));
         router = router.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));

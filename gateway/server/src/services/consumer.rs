@@ -1,15 +1,21 @@
 //! `sluice.v1.ConsumerService`.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sluice_proto::v1::consumer_service_server::ConsumerService;
+use sluice_proto::v1::consumer_service_server::SERVICE_NAME;
 use sluice_proto::v1::{ConsumeRequest, SettleRequest, SettleResponse};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
+use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
 
+use super::FRAME_BYTES_MAX;
 use crate::error::Error;
 use crate::node::Shared;
-use crate::session::{self, ConsumeStream, Decoder, Permit, all_not_held, encode};
+use crate::session::{self, ConsumeStream, Decoder, FrameCodec, Outgoing, Permit, all_not_held, encode};
 
 /// A proxy may route by this; where a Subscribe names no subscription it counts.
 const SUBSCRIPTION_METADATA: &str = "sluice-subscription";
@@ -18,7 +24,7 @@ const SUBSCRIPTION_METADATA: &str = "sluice-subscription";
 /// full, and its connection takes a thousand calls.
 const UNARY_RANGES_MAX: usize = 1 << 20;
 
-/// The service.
+/// The service. Not generated, since records have a codec of their own.
 #[derive(Debug, Clone)]
 pub(crate) struct Consumer {
     node: Arc<Shared>,
@@ -33,11 +39,6 @@ impl Consumer {
         self.node.refused(&error);
         error.into()
     }
-}
-
-#[tonic::async_trait]
-impl ConsumerService for Consumer {
-    type ConsumeStream = ConsumeStream;
 
     async fn consume(&self, request: Request<Streaming<ConsumeRequest>>) -> Result<Response<ConsumeStream>, Status> {
         if self.node.draining.load(Ordering::Acquire) {
@@ -70,5 +71,62 @@ impl ConsumerService for Consumer {
         };
         let rejections = rejections.into_iter().map(encode::rejection).collect();
         Ok(Response::new(SettleResponse { rejections }))
+    }
+}
+
+impl NamedService for Consumer {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl Service<http::Request<Body>> for Consumer {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let node = self.clone();
+        match request.uri().path() {
+            "/sluice.v1.ConsumerService/Consume" => Box::pin(async move {
+                let mut grpc = Grpc::new(FrameCodec).max_decoding_message_size(FRAME_BYTES_MAX);
+                Ok(grpc.streaming(Consume(node), request).await)
+            }),
+            "/sluice.v1.ConsumerService/Settle" => Box::pin(async move {
+                let codec = ProstCodec::<SettleResponse, SettleRequest>::default();
+                let mut grpc = Grpc::new(codec).max_decoding_message_size(FRAME_BYTES_MAX);
+                Ok(grpc.unary(Settle(node), request).await)
+            }),
+            _ => Box::pin(std::future::ready(Ok(Status::unimplemented("").into_http()))),
+        }
+    }
+}
+
+/// The method `Consume`.
+struct Consume(Consumer);
+
+impl StreamingService<ConsumeRequest> for Consume {
+    type Response = Outgoing;
+    type ResponseStream = ConsumeStream;
+    type Future = BoxFuture<Response<ConsumeStream>, Status>;
+
+    fn call(&mut self, request: Request<Streaming<ConsumeRequest>>) -> Self::Future {
+        let node = self.0.clone();
+        Box::pin(async move { node.consume(request).await })
+    }
+}
+
+/// The method `Settle`.
+struct Settle(Consumer);
+
+impl UnaryService<SettleRequest> for Settle {
+    type Response = SettleResponse;
+    type Future = BoxFuture<Response<SettleResponse>, Status>;
+
+    fn call(&mut self, request: Request<SettleRequest>) -> Self::Future {
+        let node = self.0.clone();
+        Box::pin(async move { node.settle(request).await })
     }
 }

@@ -1,40 +1,12 @@
-//! From the engine's words to the wire's messages. Bytes are shared, not copied, until prost writes the frame.
+//! From the engine's words to the wire's messages, but for records: see `codec`.
 
 use std::time::Duration;
 
-use sluice_core::{Batch, Dealt, Leases, NextOffset, RejectReason, Rejection, RevokeReason, TopicPartition};
+use sluice_core::{Leases, NextOffset, RejectReason, Rejection, RevokeReason, TopicPartition};
 use sluice_proto::v1::{self, consume_response::Response};
 
 pub(crate) fn frame(response: Response) -> v1::ConsumeResponse {
     v1::ConsumeResponse { response: Some(response) }
-}
-
-pub(crate) fn delivery(sequence: u64, batches: Vec<Batch>) -> v1::ConsumeResponse {
-    let batches = batches.into_iter().map(batch).collect();
-    frame(Response::Delivery(v1::Delivery { sequence, batches }))
-}
-
-fn batch(batch: Batch) -> v1::Batch {
-    v1::Batch {
-        topic: batch.partition.topic.to_string(),
-        partition: batch.partition.partition,
-        epoch: batch.epoch.0,
-        records: batch.records.into_iter().map(record).collect(),
-    }
-}
-
-fn record(dealt: Dealt) -> v1::Record {
-    let record = dealt.record;
-    let header = |h: &sluice_core::Header| v1::Header { key: h.key.to_string(), value: h.value.clone() };
-    v1::Record {
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key,
-        value: record.value,
-        headers: record.headers.as_deref().unwrap_or_default().iter().map(header).collect(),
-        origin: None,
-        attempts: dealt.attempts,
-    }
 }
 
 pub(crate) fn ordering(ordering: sluice_core::Ordering) -> v1::Ordering {
@@ -111,26 +83,7 @@ pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
-    use sluice_core::{Epoch, Header, OffsetRange, Record};
-
-    #[test]
-    fn null_and_empty_stay_different_and_headers_keep_their_order() {
-        let headers = [("b", Some(Bytes::new())), ("a", None), ("b", Some(Bytes::from_static(b"2")))]
-            .map(|(key, value)| Header { key: key.into(), value });
-        let kafka = Record {
-            offset: 5,
-            timestamp_ms: -1,
-            key: None,
-            value: Some(Bytes::new()),
-            headers: Some(headers.to_vec().into()),
-        };
-        let wire = record(Dealt { record: kafka, attempts: 2 });
-        assert_eq!((wire.offset, wire.timestamp_ms, wire.attempts), (5, -1, 2));
-        assert_eq!((wire.key, wire.value), (None, Some(Bytes::new())));
-        let names: Vec<_> = wire.headers.iter().map(|h| (h.key.as_str(), h.value.as_deref())).collect();
-        assert_eq!(names, [("b", Some(&b""[..])), ("a", None), ("b", Some(&b"2"[..]))]);
-    }
+    use sluice_core::{Epoch, OffsetRange};
 
     #[test]
     fn a_range_of_one_offset_leaves_last_out() {

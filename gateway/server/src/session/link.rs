@@ -16,6 +16,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::codec::Outgoing;
 use super::encode;
 use super::inbox::{Flood, Inbox, Input};
 use super::silence::Life;
@@ -26,7 +27,7 @@ const ANSWERS_WAITING_MAX: usize = 1 << 18;
 /// What goes to the client, in order.
 #[derive(Debug)]
 pub(crate) enum Frame {
-    /// Made into a message only when the transport takes it, on the connection's task and not on the driver's.
+    /// Written only when the transport takes it, on the connection's task and not on the driver's.
     Deliver {
         sequence: u64,
         batches: Vec<Batch>,
@@ -250,7 +251,7 @@ impl Link {
 // === impl ConsumeStream ===
 
 impl Stream for ConsumeStream {
-    type Item = Result<ConsumeResponse, Status>;
+    type Item = Result<Outgoing, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -264,15 +265,15 @@ impl Stream for ConsumeStream {
             let message = match frame {
                 Frame::Deliver { sequence, batches } => {
                     self.transport.unread.fetch_sub(records(&batches), Ordering::AcqRel);
-                    encode::delivery(sequence, batches)
+                    Outgoing::Delivery { sequence, batches }
                 }
                 Frame::Message(message) => {
                     self.transport.answers.fetch_sub(answers(&message), Ordering::AcqRel);
-                    *message
+                    Outgoing::Message(message)
                 }
                 Frame::Ping => {
                     self.transport.take(true);
-                    return Poll::Ready(Some(Ok(encode::ping())));
+                    return Poll::Ready(Some(Ok(Outgoing::Message(Box::new(encode::ping())))));
                 }
                 Frame::Probe => {
                     self.transport.probed.notify_one();

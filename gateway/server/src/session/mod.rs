@@ -3,6 +3,7 @@
 //! Contract: the reader never waits for anything but the client and its own timers; what it reads goes into a bounded
 //! inbox and the driver is woken. Only the driver touches the engine; it answers through [`Link::send`].
 
+mod codec;
 mod decode;
 pub(crate) mod encode;
 mod inbox;
@@ -10,6 +11,7 @@ mod link;
 mod reader;
 mod silence;
 
+pub(crate) use codec::{FrameCodec, Outgoing};
 pub(crate) use decode::{Decoder, all_not_held};
 pub(crate) use inbox::Input;
 pub(crate) use link::{ConsumeStream, Link, Permit, Profile, channel};

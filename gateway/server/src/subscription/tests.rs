@@ -15,7 +15,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use super::{KafkaPort, Membership, Request, SessionRegistry, Settings, start};
-use crate::session::{ConsumeStream, Input, Link, Permit, Profile, channel};
+use crate::session::{ConsumeStream, Input, Link, Outgoing, Permit, Profile, channel};
 
 type Sent = Arc<Mutex<Vec<String>>>;
 
@@ -169,8 +169,9 @@ async fn an_answer_goes_to_the_stream_that_asked_and_not_to_the_one_that_superse
     handle.send(Request::Input(old));
     handle.send(Request::Open { link: new, open: open() });
     handle.shutdown(Duration::from_secs(5)).await;
-    let settled = |frame: Result<sluice_proto::v1::ConsumeResponse, _>| {
-        matches!(frame.map(|frame| frame.response), Ok(Some(Response::Settled(_))))
+    let settled = |frame: Result<Outgoing, _>| {
+        let Ok(Outgoing::Message(message)) = frame else { return false };
+        matches!(message.response, Some(Response::Settled(_)))
     };
     let (mut asked, mut other) = (0, 0);
     while let Some(frame) = to_old.next().await {

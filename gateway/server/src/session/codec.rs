@@ -1,0 +1,293 @@
+//! Frames onto the wire. A delivery is written from the engine's batches straight into the transport's buffer, byte for byte
+//! as prost writes `v1::Delivery`, but in one pass, with no message in between and with its room known beforehand.
+
+use bytes::BufMut;
+use sluice_core::{Batch, Dealt, Header};
+use sluice_proto::v1::{ConsumeRequest, ConsumeResponse};
+use tonic::Status;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+/// What the transport takes.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// Records.
+    Delivery { sequence: u64, batches: Vec<Batch> },
+    /// Anything else.
+    Message(Box<ConsumeResponse>),
+}
+
+/// The codec of `Consume`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FrameCodec;
+
+#[derive(Debug, Default)]
+pub(crate) struct FrameEncoder(ProstEncoder<ConsumeResponse>);
+
+/// Numbers of fields in consumer.proto.
+mod field {
+    pub(super) const RESPONSE_DELIVERY: u8 = 2;
+    pub(super) const DELIVERY_SEQUENCE: u8 = 1;
+    pub(super) const DELIVERY_BATCHES: u8 = 2;
+    pub(super) const BATCH_TOPIC: u8 = 1;
+    pub(super) const BATCH_PARTITION: u8 = 2;
+    pub(super) const BATCH_EPOCH: u8 = 3;
+    pub(super) const BATCH_RECORDS: u8 = 4;
+    pub(super) const RECORD_OFFSET: u8 = 1;
+    pub(super) const RECORD_TIMESTAMP: u8 = 2;
+    pub(super) const RECORD_KEY: u8 = 3;
+    pub(super) const RECORD_VALUE: u8 = 4;
+    pub(super) const RECORD_HEADERS: u8 = 5;
+    pub(super) const RECORD_ATTEMPTS: u8 = 15;
+    pub(super) const HEADER_KEY: u8 = 1;
+    pub(super) const HEADER_VALUE: u8 = 2;
+}
+
+/// Tag, length and the fixed fields of a record, at their longest: 6 and 2 × 11 bytes.
+const RECORD_HEAD_BYTES_MAX: usize = 32;
+
+// === impl FrameCodec, FrameEncoder ===
+
+impl Codec for FrameCodec {
+    type Encode = Outgoing;
+    type Decode = ConsumeRequest;
+    type Encoder = FrameEncoder;
+    type Decoder = ProstDecoder<ConsumeRequest>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        FrameEncoder::default()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<ConsumeResponse, ConsumeRequest>::default().decoder()
+    }
+}
+
+impl Encoder for FrameEncoder {
+    type Item = Outgoing;
+    type Error = Status;
+
+    fn encode(&mut self, item: Outgoing, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        match item {
+            Outgoing::Delivery { sequence, batches } => {
+                let sizes = Sizes::of(sequence, &batches);
+                to.reserve(nested_len(sizes.delivery));
+                write(sequence, &batches, &sizes, to);
+                Ok(())
+            }
+            Outgoing::Message(message) => self.0.encode(*message, to),
+        }
+    }
+}
+
+// === sizes ===
+
+/// Lengths of messages, without their own tags and lengths.
+struct Sizes {
+    delivery: usize,
+    batches: Vec<usize>,
+}
+
+impl Sizes {
+    fn of(sequence: u64, batches: &[Batch]) -> Self {
+        let batches: Vec<usize> = batches.iter().map(batch_len).collect();
+        let delivery = number_len(sequence) + batches.iter().copied().map(nested_len).sum::<usize>();
+        Self { delivery, batches }
+    }
+}
+
+fn batch_len(batch: &Batch) -> usize {
+    text_len(&batch.partition.topic)
+        + number_len(signed(batch.partition.partition.into()))
+        + number_len(signed(batch.epoch.0))
+        + batch.records.iter().map(|dealt| nested_len(record_len(dealt))).sum::<usize>()
+}
+
+fn record_len(dealt: &Dealt) -> usize {
+    let record = &dealt.record;
+    let optional = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, |bytes| nested_len(bytes.len()));
+    let headers = record.headers.as_deref().unwrap_or_default();
+    number_len(signed(record.offset))
+        + number_len(signed(record.timestamp_ms))
+        + optional(&record.key)
+        + optional(&record.value)
+        + headers.iter().map(|header| nested_len(header_len(header))).sum::<usize>()
+        + number_len(dealt.attempts.into())
+}
+
+fn header_len(header: &Header) -> usize {
+    text_len(&header.key) + header.value.as_ref().map_or(0, |value| nested_len(value.len()))
+}
+
+/// A string field; an empty one is left out.
+fn text_len(text: &str) -> usize {
+    if text.is_empty() { 0 } else { nested_len(text.len()) }
+}
+
+/// A number field; 0 is left out.
+fn number_len(number: u64) -> usize {
+    if number == 0 { 0 } else { 1 + varint_len(number) }
+}
+
+/// A field of so many bytes.
+fn nested_len(len: usize) -> usize {
+    1 + varint_len(len as u64) + len
+}
+
+/// Seven bits a byte.
+fn varint_len(number: u64) -> usize {
+    let bits = 64 - (number | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+/// int32 and int64 stand on the wire as 64 bits of two's complement.
+fn signed(number: i64) -> u64 {
+    number.cast_unsigned()
+}
+
+// === writing ===
+
+fn write(sequence: u64, batches: &[Batch], sizes: &Sizes, to: &mut impl BufMut) {
+    nested(to, field::RESPONSE_DELIVERY, sizes.delivery);
+    number(to, field::DELIVERY_SEQUENCE, sequence);
+    for (batch, &len) in batches.iter().zip(&sizes.batches) {
+        nested(to, field::DELIVERY_BATCHES, len);
+        text(to, field::BATCH_TOPIC, &batch.partition.topic);
+        number(to, field::BATCH_PARTITION, signed(batch.partition.partition.into()));
+        number(to, field::BATCH_EPOCH, signed(batch.epoch.0));
+        batch.records.iter().for_each(|dealt| record(to, dealt));
+    }
+}
+
+fn record(to: &mut impl BufMut, dealt: &Dealt) {
+    let record = &dealt.record;
+    // Put together first: each put into the transport's buffer looks for room anew.
+    let mut head = [0; RECORD_HEAD_BYTES_MAX];
+    let mut rest = &mut head[..];
+    nested(&mut rest, field::BATCH_RECORDS, record_len(dealt));
+    number(&mut rest, field::RECORD_OFFSET, signed(record.offset));
+    number(&mut rest, field::RECORD_TIMESTAMP, signed(record.timestamp_ms));
+    let used = RECORD_HEAD_BYTES_MAX - rest.len();
+    to.put_slice(&head[..used]);
+    optional(to, field::RECORD_KEY, record.key.as_deref());
+    optional(to, field::RECORD_VALUE, record.value.as_deref());
+    for header in record.headers.as_deref().unwrap_or_default() {
+        nested(to, field::RECORD_HEADERS, header_len(header));
+        text(to, field::HEADER_KEY, &header.key);
+        optional(to, field::HEADER_VALUE, header.value.as_deref());
+    }
+    number(to, field::RECORD_ATTEMPTS, dealt.attempts.into());
+}
+
+fn text(to: &mut impl BufMut, field: u8, text: &str) {
+    if !text.is_empty() {
+        optional(to, field, Some(text.as_bytes()));
+    }
+}
+
+fn optional(to: &mut impl BufMut, field: u8, bytes: Option<&[u8]>) {
+    if let Some(bytes) = bytes {
+        nested(to, field, bytes.len());
+        to.put_slice(bytes);
+    }
+}
+
+fn number(to: &mut impl BufMut, field: u8, number: u64) {
+    if number != 0 {
+        to.put_u8(field << 3);
+        varint(to, number);
+    }
+}
+
+/// Tag and length of what follows.
+fn nested(to: &mut impl BufMut, field: u8, len: usize) {
+    const LENGTH_DELIMITED: u8 = 2;
+    to.put_u8(field << 3 | LENGTH_DELIMITED);
+    varint(to, len as u64);
+}
+
+fn varint(to: &mut impl BufMut, mut number: u64) {
+    while number >= 0x80 {
+        to.put_u8((number & 0x7F) as u8 | 0x80);
+        number >>= 7;
+    }
+    to.put_u8(number as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use prost::Message as _;
+    use sluice_core::{Epoch, Record, TopicPartition};
+    use sluice_proto::v1::{self, consume_response::Response};
+
+    fn batch_of_prost(batch: &Batch) -> v1::Batch {
+        v1::Batch {
+            topic: batch.partition.topic.to_string(),
+            partition: batch.partition.partition,
+            epoch: batch.epoch.0,
+            records: batch.records.iter().map(record_of_prost).collect(),
+        }
+    }
+
+    fn record_of_prost(dealt: &Dealt) -> v1::Record {
+        let record = dealt.record.clone();
+        let header = |h: &Header| v1::Header { key: h.key.to_string(), value: h.value.clone() };
+        v1::Record {
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key,
+            value: record.value,
+            headers: record.headers.as_deref().unwrap_or_default().iter().map(header).collect(),
+            origin: None,
+            attempts: dealt.attempts,
+        }
+    }
+
+    fn numbers() -> impl Strategy<Value = i64> {
+        prop_oneof![Just(0), Just(-1), 0..300_i64, Just(i64::MIN), Just(i64::MAX), any::<i64>()]
+    }
+
+    fn bytes() -> impl Strategy<Value = Option<Bytes>> {
+        option::of(vec(any::<u8>(), 0..300).prop_map(Bytes::from))
+    }
+
+    fn records() -> impl Strategy<Value = Dealt> {
+        let header = (".{0,3}", bytes()).prop_map(|(key, value)| Header { key: key.as_str().into(), value });
+        let headers = option::of(vec(header, 0..4).prop_map(Into::into));
+        (numbers(), numbers(), bytes(), bytes(), headers, prop_oneof![Just(0), any::<u32>()]).prop_map(
+            |(offset, timestamp_ms, key, value, headers, attempts)| Dealt {
+                record: Record { offset, timestamp_ms, key, value, headers },
+                attempts,
+            },
+        )
+    }
+
+    fn batches() -> impl Strategy<Value = Batch> {
+        (".{0,5}", any::<i32>(), numbers(), vec(records(), 0..5)).prop_map(|(topic, partition, epoch, records)| Batch {
+            partition: TopicPartition::new(topic, partition),
+            epoch: Epoch(epoch),
+            records,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_delivery_is_written_as_prost_writes_it(
+            sequence in prop_oneof![Just(0), any::<u64>()],
+            batches in vec(batches(), 0..4),
+        ) {
+            let mut written = Vec::new();
+            let sizes = Sizes::of(sequence, &batches);
+            write(sequence, &batches, &sizes, &mut written);
+            let delivery = v1::Delivery { sequence, batches: batches.iter().map(batch_of_prost).collect() };
+            let message = ConsumeResponse { response: Some(Response::Delivery(delivery)) };
+            prop_assert_eq!(written.len(), nested_len(sizes.delivery));
+            prop_assert_eq!(written, message.encode_to_vec());
+        }
+    }
+}
