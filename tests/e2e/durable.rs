@@ -3,8 +3,9 @@
 use sluice_proto::v1::consumer_service_client::ConsumerServiceClient;
 use sluice_proto::v1::{DeadLetter, RejectReason, SettleRequest, Settlements, settlement::Outcome};
 use sluice_tests::wire::{Lease, Wire, ack, ranges, release, retry_after, settlement, subscribe};
-use sluice_tests::{Broker, SOON, broker, eventually, unique};
+use sluice_tests::{Broker, SOON, Way, broker, eventually, unique};
 use std::time::Duration;
+use tonic::transport::Channel;
 
 use sluice_proto::v1::Subscribe;
 
@@ -151,10 +152,15 @@ async fn a_durable_unary_settle_from_outside_is_answered_when_kafka_has_it() {
     let group = unique("durable-unary");
     let mut gateway = gateway(&group, &topic, &["commit_interval = \"1m\"", "resume_timeout = \"1m\""]);
     let first = Subscribe { consumer_id: unique("consumer"), ..subscribe(&group, 4) };
-    let mut wire = Wire::connect(&gateway, first).await;
+    let way = Way::to(gateway.address()).await;
+    let channel = Channel::from_shared(format!("http://{}", way.address())).expect("an address is a URI");
+    let channel = channel.connect().await.expect("connect to the gateway");
+    let mut wire = Wire::open(channel, first).await.expect("subscribe");
     let held = wire.records(4).await;
     let (session_id, seen) = (wire.subscribed.session_id.clone(), wire.seen);
-    drop(wire);
+    // Cut, not dropped: what is seen of a dropped stream may be a half-close, which gives all leases back.
+    way.cut();
+    wire.end().await.expect_err("the connection is gone");
     let mut client = ConsumerServiceClient::new(gateway.channel().await);
     let request = SettleRequest {
         session_id,
