@@ -288,6 +288,9 @@ impl Lookup {
             // Made again: that decides for all its partitions, and none is left in the list.
             self.refresh_id(topic);
         }
+        if self.out_of_range.is_empty() {
+            return;
+        }
         let partitions: Vec<_> = self.out_of_range.iter().map(|it| it.partition.clone()).collect();
         let mut found = offsets::watermarks(&self.handle, &partitions, FOR_ALL);
         for it in std::mem::take(&mut self.out_of_range) {
@@ -405,6 +408,9 @@ impl Lookup {
                 partition.clone()
             })
             .collect();
+        if due.is_empty() {
+            return;
+        }
         for (partition, found) in offsets::watermarks(&self.handle, &due, FOR_LAG) {
             if let Ok((low, high)) = found {
                 self.tell(KafkaEvent::Watermarks { partition, low, high });

@@ -45,13 +45,16 @@ pub(super) fn starts(handle: &Handle, of: &[TopicPartition], start: Start, patie
 
 /// Log start and log end of each: the last stable offset for a read_committed client.
 pub(super) fn watermarks(handle: &Handle, of: &[TopicPartition], patience: Patience) -> Found<(i64, i64)> {
-    let high = offsets(handle, of, LOG_END, patience);
-    let known: Vec<_> = of.iter().filter(|partition| matches!(high.get(partition), Some(Ok(_)))).cloned().collect();
-    let low = offsets(handle, &known, LOG_START, patience);
+    // Side by side: one after the other each would wait behind a fetch of its own.
+    let (low, high) = std::thread::scope(|scope| {
+        let low = scope.spawn(|| offsets(handle, of, LOG_START, patience));
+        let high = offsets(handle, of, LOG_END, patience);
+        (low.join(), high)
+    });
+    let low = low.unwrap_or_else(|_panicked| failed(of, Code::RD_KAFKA_RESP_ERR__FAIL));
     let both = |(partition, high): (TopicPartition, Result<i64, Code>)| {
-        let low = low.get(&partition).copied();
-        let pair = high.and_then(|high| Ok((low.unwrap_or(Err(Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION))?, high)));
-        (partition, pair)
+        let low = low.get(&partition).copied().unwrap_or(Err(Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION));
+        (partition, high.and_then(|high| Ok((low?, high))))
     };
     high.into_iter().map(both).collect()
 }
