@@ -257,8 +257,10 @@ impl Simulation {
         let held = leases(&kept.keys().map(|offset| (*offset, *offset)).collect::<Vec<_>>());
         self.live = kept;
         self.ready.extend(lost);
-        self.frame = first.seen;
-        self.harness.handle(Response::Subscribed(Subscribed { held: vec![held], ..Default::default() }));
+        self.frame = self.frame.max(first.seen);
+        // The session is the one that it was: only of such a one does the server keep leases.
+        let session_id = self.harness.session.info.session_id.clone();
+        self.harness.handle(Response::Subscribed(Subscribed { session_id, held: vec![held], ..Default::default() }));
     }
 
     /// Everything arrives and is settled: then neither side has anything left.
