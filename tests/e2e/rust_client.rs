@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sluice_client::{Consumer, Event, Record};
-use sluice_tests::{Broker, GatewayConfig, SOON, Way, broker, eventually, process::Signal, unique};
+use sluice_tests::{Broker, GatewayConfig, NewRecord, SOON, Way, broker, eventually, process::Signal, unique};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{committed_to_the_end, gateway, gateway_on, lag_is_zero, owns, reaches, subscription};
@@ -197,4 +197,47 @@ async fn a_client_lives_through_kills_of_its_gateway_and_of_kafka_and_loses_noth
     assert_eq!(count(), produced);
     assert!(!worker.is_finished(), "the same consumer works on");
     worker.abort();
+}
+
+/// Keys, values and headers in each combination of null, empty and filled. Where there are no headers the gateway tells by
+/// the byte behind the value, so values are of zeros, and what follows is another record, or the end of a fetch.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_shape_of_record_comes_as_it_was_written() {
+    let kafka = broker();
+    let shapes = [None, Some(Vec::new()), Some(vec![0]), Some(vec![0; 300])];
+    let header = |value: &Option<Vec<u8>>| ("name".to_owned(), value.clone());
+    let headers: Vec<Vec<_>> =
+        std::iter::once(Vec::new()).chain(shapes.iter().map(|value| vec![header(value), header(&None)])).collect();
+    let mut written = Vec::new();
+    for key in &shapes {
+        for value in &shapes {
+            for headers in &headers {
+                written.push((key.clone(), value.clone(), headers.clone()));
+            }
+        }
+    }
+    for compression in ["none", "lz4", "zstd"] {
+        let topic = kafka.topic("shapes", 1);
+        let record = |(key, value, headers): &(_, _, Vec<_>)| NewRecord {
+            partition: Some(0),
+            key: Option::clone(key),
+            value: Option::clone(value),
+            headers: headers.clone(),
+            timestamp_ms: None,
+        };
+        kafka.produce_with(&[("compression.type", compression)], &topic, written.iter().map(record));
+        let group = unique("shapes");
+        let gateway = gateway(&group, &topic, &[]);
+        let mut consumer = Consumer::builder(gateway.address(), &group).connect().await.expect("connect");
+        for (offset, (key, value, headers)) in written.iter().enumerate() {
+            let record = next(&mut consumer).await;
+            let bytes = |bytes: Option<&bytes::Bytes>| bytes.map(|bytes| bytes.to_vec());
+            let found: Vec<_> = record.headers().map(|(name, value)| (name.to_owned(), bytes(value))).collect();
+            assert_eq!(record.offset(), offset as i64, "{compression}");
+            assert_eq!((&bytes(record.key()), &bytes(record.value())), (key, value), "{compression}, {offset}");
+            assert_eq!(&found, headers, "{compression}, {offset}");
+            record.ack();
+        }
+        committed_to_the_end(kafka, &group, &topic).await;
+    }
 }
