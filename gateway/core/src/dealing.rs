@@ -68,7 +68,8 @@ impl Engine {
                 session.in_ring = false;
                 continue;
             }
-            let quantum = free.min(self.sums.ready.div_ceil(waiting)).min(self.policy.frame_records_max as u64);
+            let share = self.sums.ready.div_ceil(waiting).max(u64::from(session.burst));
+            let quantum = free.min(share).min(self.policy.frame_records_max as u64);
             let output = self.deal_suspect(now, id).or_else(|| self.fill_frame(now, id, quantum));
             let session = self.sessions.get_mut(&id)?;
             session.in_ring = session.free() > 0;
@@ -119,7 +120,7 @@ impl Engine {
                 while let Some((base, mask)) = next_lease(&mut rest) {
                     self.lease_ids += 1;
                     let key = LeaseKey { pid, base, id: self.lease_ids };
-                    session.leases.insert(key, Lease { mask, frame, expires, suspect: false });
+                    session.leases.insert(key, Lease { mask, frame, dealt_at: now, expires, suspect: false });
                     self.timers.expiries.insert((expires, key.id), (id, key));
                 }
                 batches.push(batch);
@@ -187,7 +188,7 @@ impl Engine {
         self.lease_ids += 1;
         let (frame, expires) = (session.sequence, now.plus(session.ack_timeout_ms));
         let key = LeaseKey { pid, base: offset, id: self.lease_ids };
-        session.leases.insert(key, Lease { mask: 1, frame, expires, suspect: true });
+        session.leases.insert(key, Lease { mask: 1, frame, dealt_at: now, expires, suspect: true });
         self.timers.expiries.insert((expires, key.id), (id, key));
         self.broken_count += crate::invariants::window_kept(session, session.held + 1, session.held_bytes + bytes);
         session.held += 1;

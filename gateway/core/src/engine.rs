@@ -37,7 +37,11 @@ pub struct Engine {
     /// Something changed since dealing last found nothing to do.
     pub(crate) deal_again: bool,
     pub(crate) paused: bool,
-    /// The whole fetch handle rests.
+    /// The subscription's byte budget is used up.
+    pub(crate) over_budget: bool,
+    /// Enough is ready for when somebody has room again.
+    pub(crate) ahead: bool,
+    /// For one of them the whole fetch handle was told to rest.
     pub(crate) resting: bool,
     pub(crate) sums: Sums,
     pub(crate) frame_bytes_most: usize,
@@ -64,6 +68,8 @@ pub(crate) struct Sums {
     /// Suspects that may be dealt.
     pub(crate) suspects: u64,
     pub(crate) leased: u64,
+    /// Ready, leased, or waiting.
+    pub(crate) not_done: u64,
     pub(crate) bytes: u64,
 }
 
@@ -72,11 +78,14 @@ impl Sums {
     pub(crate) fn count(&mut self, partition: &mut Partition) {
         let dealt_from = u64::from(partition.revoking.is_none());
         let (ready, suspects) = (partition.ledger.ready() * dealt_from, partition.ledger.ready_suspects() * dealt_from);
-        let now = Counted { ready, suspects, leased: partition.ledger.leased(), bytes: partition.ledger.bytes() };
+        let ledger = &partition.ledger;
+        let (leased, not_done, bytes) = (ledger.leased(), ledger.not_done(), ledger.bytes());
+        let now = Counted { ready, suspects, leased, not_done, bytes };
         let was = std::mem::replace(&mut partition.counted, now);
         self.ready = self.ready + now.ready - was.ready;
         self.suspects = self.suspects + now.suspects - was.suspects;
         self.leased = self.leased + now.leased - was.leased;
+        self.not_done = self.not_done + now.not_done - was.not_done;
         self.bytes = self.bytes + now.bytes - was.bytes;
     }
 
@@ -85,7 +94,14 @@ impl Sums {
         self.ready -= counted.ready;
         self.suspects -= counted.suspects;
         self.leased -= counted.leased;
+        self.not_done -= counted.not_done;
         self.bytes -= counted.bytes;
+    }
+
+    /// About how many bytes are ready: the records' even share of what is held.
+    pub(crate) fn ready_bytes(&self) -> u64 {
+        let share = u128::from(self.bytes) * u128::from(self.ready) / u128::from(self.not_done.max(1));
+        u64::try_from(share).unwrap_or(u64::MAX)
     }
 }
 
@@ -107,6 +123,8 @@ impl Engine {
             deaths: Deaths::default(),
             deal_again: false,
             paused: false,
+            over_budget: false,
+            ahead: false,
             resting: false,
             sums: Sums::default(),
             frame_bytes_most: 0,
@@ -354,6 +372,6 @@ impl Engine {
 
     /// What the driver is to do next. Dealing happens here: call until `None` after one or more inputs.
     pub fn poll_output(&mut self, now: Millis) -> Option<Output> {
-        self.outputs.pop_front().or_else(|| self.deal(now))
+        self.outputs.pop_front().or_else(|| self.deal(now)).or_else(|| self.mind_ahead())
     }
 }

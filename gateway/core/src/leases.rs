@@ -77,7 +77,7 @@ impl Engine {
         let lease = entry.get_mut();
         let bits = lease.mask & bits;
         lease.mask &= !bits;
-        let suspect = lease.suspect;
+        let (suspect, dealt_at) = (lease.suspect, lease.dealt_at);
         if lease.mask == 0 {
             self.timers.expiries.remove(&(lease.expires, key.id));
             entry.remove();
@@ -89,6 +89,7 @@ impl Engine {
         self.deaths.count(session);
         if how.is_settled() {
             session.unresponsive = false;
+            session.pace(now.0.saturating_sub(dealt_at.0), bits.count_ones(), self.policy.frame_records_max);
             if session.report_commits {
                 session.settled_in.insert(key.pid);
             }

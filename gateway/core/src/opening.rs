@@ -163,6 +163,7 @@ impl Session {
             draining: false,
             unresponsive: false,
             in_ring: false,
+            burst: 1,
             leases: BTreeMap::new(),
             past: Past::default(),
             window_max: 0,

@@ -54,6 +54,7 @@ pub(crate) struct Counted {
     pub(crate) ready: u64,
     pub(crate) suspects: u64,
     pub(crate) leased: u64,
+    pub(crate) not_done: u64,
     pub(crate) bytes: u64,
 }
 

@@ -89,6 +89,8 @@ pub struct Policy {
     pub partition_bytes_max: u64,
     /// Bytes held, the subscription: at this the whole fetch handle rests.
     pub subscription_bytes_max: u64,
+    /// Bytes that are ready to be dealt while every session is full, the subscription: at this the fetch handle rests.
+    pub ready_bytes_max: u64,
     /// A released record returns to the session that released it after this.
     pub release_delay_ms: u64,
     /// Records in one frame at most.
@@ -144,6 +146,7 @@ impl Default for Policy {
             span_max: 1_000_000,
             partition_bytes_max: 64 << 20,
             subscription_bytes_max: 256 << 20,
+            ready_bytes_max: 2 << 20,
             release_delay_ms: 100,
             frame_records_max: 100,
             frame_bytes_max: 128 << 10,

@@ -95,13 +95,24 @@ impl Engine {
 
     fn mind_budget(&mut self) {
         let (bytes, max) = (self.sums.bytes, self.policy.subscription_bytes_max);
-        if !self.resting && bytes >= max && bytes > 0 {
-            self.resting = true;
-            self.outputs.push_back(Output::Rest(true));
-        } else if self.resting && is_below(bytes, max) {
-            self.resting = false;
-            self.outputs.push_back(Output::Rest(false));
-        }
+        self.over_budget = bytes > 0 && if self.over_budget { !is_below(bytes, max) } else { bytes >= max };
+        let change = self.rest_or_go_on();
+        self.outputs.extend(change);
+    }
+
+    /// When dealing found nothing more to do. While everybody is full, records that are taken out of the prefetch queue
+    /// only get old here: they cost memory, and are out of the processor's caches when their turn comes. While somebody has
+    /// room that nothing ready fits, the next record may be the one that does.
+    pub(crate) fn mind_ahead(&mut self) -> Option<Output> {
+        let (bytes, max) = (self.sums.ready_bytes(), self.policy.ready_bytes_max);
+        let all_full = self.paused || self.ring.is_empty();
+        self.ahead = all_full && bytes > 0 && if self.ahead { bytes > max / 2 } else { bytes >= max };
+        self.rest_or_go_on()
+    }
+
+    fn rest_or_go_on(&mut self) -> Option<Output> {
+        let rest = self.over_budget || self.ahead;
+        (std::mem::replace(&mut self.resting, rest) != rest).then_some(Output::Rest(rest))
     }
 
     /// To be called when a session came or went.

@@ -74,6 +74,18 @@ impl Engine {
         self.sums.bytes
     }
 
+    /// About how many of them are ready to be dealt.
+    #[must_use]
+    pub fn ready_bytes(&self) -> u64 {
+        self.sums.ready_bytes()
+    }
+
+    /// Whether the fetch rests because of the subscription's byte budget.
+    #[must_use]
+    pub fn is_over_budget(&self) -> bool {
+        self.over_budget
+    }
+
     /// Leases that are remembered after their end, all sessions together, in entries of up to 128.
     #[must_use]
     pub fn remembered(&self) -> u64 {
@@ -117,7 +129,7 @@ impl Engine {
             return Some(BlockedOn::Draining);
         }
         // While the fetch rests, what is not here does not come either.
-        let Some(head) = ledger.head_at() else { return self.resting.then_some(BlockedOn::MemoryBudget) };
+        let Some(head) = ledger.head_at() else { return self.over_budget.then_some(BlockedOn::MemoryBudget) };
         if self.paused {
             return Some(BlockedOn::Paused);
         }
@@ -138,7 +150,7 @@ impl Engine {
         let waits = if partition.durable.is_full() { Some(BlockedOn::MetadataFull) } else { waits };
         if partition.held_back {
             Some(held_back_by(&self.policy, ledger.span(), ledger.bytes()))
-        } else if self.resting {
+        } else if self.over_budget {
             Some(BlockedOn::MemoryBudget)
         } else {
             waits

@@ -14,7 +14,7 @@ use crate::messages::{Epochs, FetchCommand};
 use crate::signal::Mailbox;
 
 /// Records on their way to the driver, in bytes. Beyond it stands only librdkafka's own prefetch queue.
-const QUEUED_BYTES_MAX: usize = 8 << 20;
+const QUEUED_BYTES_MAX: usize = 1 << 20;
 /// A dropped subscription leaves its group within this.
 const DROP_WITHIN: Duration = Duration::from_secs(5);
 

@@ -61,6 +61,8 @@ const LEASED: &str = "sluice_leased";
 const BYTES_HELD: &str = "sluice_bytes_held";
 const BYTES_MAX: &str = "sluice_bytes_max";
 const QUEUED_BYTES: &str = "sluice_fetch_queued_bytes";
+const READY_BYTES: &str = "sluice_ready_bytes";
+const READY_BYTES_MAX: &str = "sluice_ready_bytes_max";
 const FETCH_RESTING: &str = "sluice_fetch_resting";
 const REMEMBERED: &str = "sluice_remembered_entries";
 
@@ -116,7 +118,7 @@ const COUNTERS: [(&str, &str); 30] = [
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
 ];
 
-const GAUGES: [(&str, &str); 28] = [
+const GAUGES: [(&str, &str); 30] = [
     (STREAMS, "Streams open."),
     (STREAMS_MAX, "Streams that may be open."),
     (MEMORY_BUDGET, "Bytes of records that the process may hold."),
@@ -126,6 +128,8 @@ const GAUGES: [(&str, &str); 28] = [
     (BYTES_HELD, "Bytes of records held."),
     (BYTES_MAX, "Bytes of records that the subscription may hold."),
     (QUEUED_BYTES, "Bytes fetched and not yet taken by the engine."),
+    (READY_BYTES, "About how many of the bytes held are ready to be dealt."),
+    (READY_BYTES_MAX, "Ready bytes at which nothing is fetched while every session is full."),
     (FETCH_RESTING, "1 while fetching rests at the byte budget."),
     (REMEMBERED, "Leases remembered after their end, in entries of up to 128."),
     (DURABLE_WAITING, "Settled records whose durable settlement Kafka does not have yet."),
@@ -239,6 +243,8 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
         (BYTES_HELD, view.bytes_held),
         (BYTES_MAX, handle.policy.subscription_bytes_max),
         (QUEUED_BYTES, view.queued_bytes),
+        (READY_BYTES, view.ready_bytes),
+        (READY_BYTES_MAX, handle.policy.ready_bytes_max),
         (DURABLE_WAITING, durable_waiting),
         (SUSPECTS, suspects),
         (LETTERS_PENDING, view.letters_pending),

@@ -43,7 +43,7 @@ pub struct Settings {
     #[arg(short = 'X', long = "property", global = true)]
     pub properties: Vec<String>,
     /// What librdkafka fetches ahead, for all sides alike, in KiB.
-    #[arg(long, global = true, default_value_t = 16_384)]
+    #[arg(long, global = true, default_value_t = 2_048)]
     pub prefetch_kib: u32,
     /// A line for the gateway's subscription, in TOML.
     #[arg(long = "subscription-line", global = true)]

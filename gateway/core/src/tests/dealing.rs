@@ -150,3 +150,86 @@ fn a_million_records_go_through_behind_a_stuck_one() {
     assert!(workers.len() == 10 && w.ack(stuck, 1, 0, 0).is_empty());
     assert_eq!(w.engine.partitions(w.now)[0].committable, NextOffset(1_000_001));
 }
+
+#[test]
+fn while_all_are_full_the_fetch_rests_at_what_is_ready_and_goes_on_at_half_of_it() {
+    // A record counts 10 + 128 bytes.
+    let mut w = World::with(|policy| policy.ready_bytes_max = 100 * 138);
+    w.assign(0);
+    let s = w.open(None, 50);
+    w.receive(0, 0..149);
+    assert_eq!(dealt(&w.poll()), [(1, 1, (0..50).collect())]);
+    assert_eq!(w.poll(), [], "99 are ready");
+    w.receive(0, 149..150);
+    assert_eq!(w.poll(), [Output::Rest(true)]);
+    assert!(!w.engine.is_over_budget(), "it is no lack of memory");
+    assert_eq!(w.engine.partitions(w.now)[0].blocked_on, Some(BlockedOn::Leased));
+    w.ack(s, 1, 0, 48);
+    assert!(!w.poll().contains(&Output::Rest(false)), "51 are ready");
+    w.ack(s, 1, 49, 49);
+    let outputs = w.poll();
+    assert_eq!(outputs.last(), Some(&Output::Rest(false)), "50 are ready");
+}
+
+#[test]
+fn the_fetch_goes_on_while_somebody_has_room_that_nothing_ready_fits() {
+    let mut w = World::with(|policy| policy.ready_bytes_max = 1_000);
+    w.assign(0);
+    let open = |max_records, max_frame_bytes| {
+        let window = Some(Window { max_records, max_bytes: 0 });
+        Open { window, max_frame_bytes, ..Open::default() }
+    };
+    w.engine.open(w.now, open(1, 1 << 20));
+    w.engine.open(w.now, open(100, 20_000));
+    w.engine.records(w.now, &p(0), EPOCH, (0..10).map(|n| record_of(n, 50_000)).collect());
+    assert_eq!(dealt(&w.poll()), [(1, 1, vec![0])], "the large ones wait for the one whose frames are large");
+    w.receive(0, 10..11);
+    assert_eq!(dealt(&w.poll()), [(2, 1, vec![10])]);
+}
+
+#[test]
+fn a_paused_subscription_fetches_no_more_than_what_may_be_ready() {
+    let mut w = World::with(|policy| policy.ready_bytes_max = 1_000);
+    w.assign(0);
+    w.open(None, 100);
+    w.engine.set_paused(w.now, true);
+    w.receive(0, 0..50);
+    assert_eq!(w.poll(), [Output::Rest(true)]);
+    w.engine.set_paused(w.now, false);
+    let outputs = w.poll();
+    assert_eq!(outputs.last(), Some(&Output::Rest(false)));
+    assert_eq!(w.engine.leases_open(), 50);
+}
+
+#[test]
+fn who_settles_at_once_is_dealt_whole_frames_and_who_works_an_even_share() {
+    let mut w = World::new();
+    w.assign(0);
+    for _ in 0..10 {
+        w.open(None, 1_000);
+    }
+    w.receive(0, 0..50);
+    let first = dealt(&w.poll());
+    assert!(first.iter().all(|(_, _, offsets)| offsets.len() <= 5), "nothing is known of them: {first:?}");
+    for (id, sequence, offsets) in &first {
+        w.ack(SessionId(*id), *sequence, offsets[0], offsets[offsets.len() - 1]);
+    }
+    let mut next = 50;
+    for _ in 0..60 {
+        w.receive(0, next..next + 50);
+        next += 50;
+        for (id, sequence, offsets) in dealt(&w.poll()) {
+            w.ack(SessionId(id), sequence, offsets[0], offsets[offsets.len() - 1]);
+        }
+    }
+    w.receive(0, next..next + 100);
+    let quick = dealt(&w.poll());
+    assert_eq!(quick.len(), 1, "one frame for one that is done with it at once: {quick:?}");
+    w.now = w.now.plus(5);
+    for (id, sequence, offsets) in quick {
+        for offset in offsets {
+            w.ack(SessionId(id), sequence, offset, offset);
+        }
+        assert_eq!(w.engine.sessions[&SessionId(id)].burst, 1, "it worked");
+    }
+}

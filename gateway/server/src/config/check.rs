@@ -141,6 +141,7 @@ fn check_subscription(config: &Config, name: &str, s: &SubscriptionConfig) -> Ve
     c.require(s.commit_count > 0, "commit_count", || "must be at least 1".to_owned());
     c.require(s.span_limit > 0, "span_limit", || "must be at least 1".to_owned());
     c.require(s.partition_bytes.0 > 0, "partition_bytes", || "must be at least 1B".to_owned());
+    c.require(s.ready_bytes.0 > 0, "ready_bytes", || "must be at least 1B".to_owned());
     c.require(s.max_record_bytes.0 > 0, "max_record_bytes", || "must be at least 1B".to_owned());
     let prefetch_ok = (1 << 10..=PREFETCH_KIB_MAX << 10).contains(&s.prefetch.0);
     c.require(prefetch_ok, "prefetch", || "must be from 1KiB to 2097151KiB".to_owned());

@@ -77,6 +77,7 @@ impl Config {
             span_max: subscription.span_limit,
             partition_bytes_max: subscription.partition_bytes.0.min(subscription_bytes_max),
             subscription_bytes_max,
+            ready_bytes_max: subscription.ready_bytes.0,
             ..Policy::default()
         }
     }

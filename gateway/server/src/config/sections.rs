@@ -160,8 +160,11 @@ section! {
         /// This subscription's share of `limits.memory_budget`: at it nothing is fetched. Absent: what the others leave,
         /// divided evenly.
         memory_reserved: Option<Size> = None,
-        /// Bytes that librdkafka fetches ahead, beside the memory budget (`queued.max.messages.kbytes`).
-        prefetch: Size = Size::mib(16),
+        /// Bytes that are ready to be dealt while every session is full. At the limit nothing is taken out of the prefetch.
+        ready_bytes: Size = Size::mib(2),
+        /// Bytes that librdkafka fetches ahead, beside the memory budget (`queued.max.messages.kbytes`). What is small stays
+        /// in the processor's caches; a slow way to the brokers may need more.
+        prefetch: Size = Size::mib(2),
         /// Group protocol. `consumer` is KIP-848 (broker 4.0 or later): session timeout and heartbeat are then the broker's.
         protocol: Protocol = Protocol::Classic,
         /// Classic only: who gets which partition.

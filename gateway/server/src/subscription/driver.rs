@@ -284,6 +284,9 @@ impl Driver {
 
     fn publish(&mut self) {
         // While the node drains nothing more is dealt, so nothing more is fetched.
+        let over_budget = self.engine.is_over_budget();
+        self.counts.fetch_rests += u64::from(over_budget && !self.counts.fetch_resting);
+        self.counts.fetch_resting = over_budget;
         let resting = self.rest || self.stopping.is_some();
         if resting != self.gate_rests {
             self.gate_rests = resting;

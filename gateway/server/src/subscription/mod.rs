@@ -127,6 +127,7 @@ pub(crate) struct Snapshot {
     pub(crate) sessions: Vec<SessionSnapshot>,
     pub(crate) bytes_held: u64,
     pub(crate) queued_bytes: u64,
+    pub(crate) ready_bytes: u64,
     pub(crate) remembered: u64,
     pub(crate) letters_pending: u64,
     pub(crate) letters_pending_bytes: u64,

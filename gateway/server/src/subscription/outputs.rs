@@ -51,11 +51,7 @@ impl Driver {
                     (self.kafka.send)(KafkaCommand::Unhold(partition, epoch, next));
                 }
             }
-            Output::Rest(rest) => {
-                self.counts.fetch_rests += u64::from(rest && !self.rest);
-                self.counts.fetch_resting = rest;
-                self.rest = rest;
-            }
+            Output::Rest(rest) => self.rest = rest,
             Output::Gone { session } => self.forget_session(session),
         }
     }

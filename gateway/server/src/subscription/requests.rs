@@ -194,6 +194,7 @@ impl Driver {
             sessions: sessions.collect(),
             bytes_held: self.engine.bytes_held(),
             queued_bytes: self.kafka.gate.queued_bytes.load(Ordering::Relaxed) as u64,
+            ready_bytes: self.engine.ready_bytes(),
             remembered: self.engine.remembered(),
             letters_pending: self.letters.pending,
             letters_pending_bytes: self.letters.pending_bytes,

@@ -161,7 +161,7 @@ pub fn properties(bootstrap: &str, group: &str, extra: &[String]) -> Result<Vec<
         ("enable.auto.offset.store", "false"),
         ("auto.offset.reset", "earliest"),
         ("isolation.level", "read_committed"),
-        ("queued.max.messages.kbytes", "16384"),
+        ("queued.max.messages.kbytes", "2048"),
         ("fetch.queue.backoff.ms", "5"),
         ("topic.metadata.refresh.interval.ms", "10000"),
         ("reconnect.backoff.ms", "50"),
