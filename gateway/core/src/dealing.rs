@@ -68,7 +68,7 @@ impl Engine {
                 session.in_ring = false;
                 continue;
             }
-            let share = self.sums.ready.div_ceil(waiting).max(u64::from(session.burst));
+            let share = self.sums.ready.div_ceil(waiting).max(session.pace.burst(&self.pace));
             let quantum = free.min(share).min(self.policy.frame_records_max as u64);
             let output = self.deal_suspect(now, id).or_else(|| self.fill_frame(now, id, quantum));
             let session = self.sessions.get_mut(&id)?;
@@ -116,11 +116,12 @@ impl Engine {
             }
             if !batch.records.is_empty() {
                 let expires = now.plus(session.ack_timeout_ms);
+                let held = u32::try_from(room.held).unwrap_or(u32::MAX);
                 let mut rest = batch.records.as_slice();
                 while let Some((base, mask)) = next_lease(&mut rest) {
                     self.lease_ids += 1;
                     let key = LeaseKey { pid, base, id: self.lease_ids };
-                    session.leases.insert(key, Lease { mask, frame, dealt_at: now, expires, suspect: false });
+                    session.leases.insert(key, Lease { mask, frame, dealt_at: now, held, expires, suspect: false });
                     self.timers.expiries.insert((expires, key.id), (id, key));
                 }
                 batches.push(batch);
@@ -188,7 +189,8 @@ impl Engine {
         self.lease_ids += 1;
         let (frame, expires) = (session.sequence, now.plus(session.ack_timeout_ms));
         let key = LeaseKey { pid, base: offset, id: self.lease_ids };
-        session.leases.insert(key, Lease { mask: 1, frame, dealt_at: now, expires, suspect: true });
+        let held = u32::try_from(session.held + 1).unwrap_or(u32::MAX);
+        session.leases.insert(key, Lease { mask: 1, frame, dealt_at: now, held, expires, suspect: true });
         self.timers.expiries.insert((expires, key.id), (id, key));
         self.broken_count += crate::invariants::window_kept(session, session.held + 1, session.held_bytes + bytes);
         session.held += 1;

@@ -6,6 +6,7 @@ use crate::deaths::Deaths;
 use crate::durable::{Asker, Requests};
 use crate::io::{Answer, Assignment, CommitError, LetterCause, LetterError, Open, Opened, Output, Restored, Ticket};
 use crate::letters::Hand;
+use crate::pace::Pace;
 use crate::partition::{Counted, Partition, Partitions, Pid};
 use crate::policy::Policy;
 use crate::rng::Rng;
@@ -44,6 +45,8 @@ pub struct Engine {
     /// For one of them the whole fetch handle was told to rest.
     pub(crate) resting: bool,
     pub(crate) sums: Sums,
+    /// Of all sessions together.
+    pub(crate) pace: Pace,
     pub(crate) frame_bytes_most: usize,
     pub(crate) session_ids: u64,
     pub(crate) lease_ids: u64,
@@ -127,6 +130,7 @@ impl Engine {
             ahead: false,
             resting: false,
             sums: Sums::default(),
+            pace: Pace::new(),
             frame_bytes_most: 0,
             session_ids: 0,
             lease_ids: 0,

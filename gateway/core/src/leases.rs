@@ -77,8 +77,13 @@ impl Engine {
         let lease = entry.get_mut();
         let bits = lease.mask & bits;
         lease.mask &= !bits;
-        let (suspect, dealt_at) = (lease.suspect, lease.dealt_at);
+        let suspect = lease.suspect;
         if lease.mask == 0 {
+            if how.is_settled() {
+                let took_ms = now.0.saturating_sub(lease.dealt_at.0);
+                session.pace.settled(lease.held, took_ms, self.policy.frame_records_max);
+                self.pace.settled(lease.held, took_ms, self.policy.frame_records_max);
+            }
             self.timers.expiries.remove(&(lease.expires, key.id));
             entry.remove();
             session.suspects -= u32::from(suspect);
@@ -89,7 +94,6 @@ impl Engine {
         self.deaths.count(session);
         if how.is_settled() {
             session.unresponsive = false;
-            session.pace(now.0.saturating_sub(dealt_at.0), bits.count_ones(), self.policy.frame_records_max);
             if session.report_commits {
                 session.settled_in.insert(key.pid);
             }

@@ -18,6 +18,7 @@ mod letters;
 mod metadata;
 mod opening;
 mod oversize;
+mod pace;
 mod partition;
 mod policy;
 mod rng;

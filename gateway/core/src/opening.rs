@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::engine::Engine;
 use crate::io::{Open, Opened, Resumed};
 use crate::leases::How;
+use crate::pace::Pace;
 use crate::partition::Pid;
 use crate::session::{LeaseKey, Past, Session, offsets_of};
 use crate::types::{End, Leases, Millis, SessionId};
@@ -163,7 +164,7 @@ impl Session {
             draining: false,
             unresponsive: false,
             in_ring: false,
-            burst: 1,
+            pace: Pace::new(),
             leases: BTreeMap::new(),
             past: Past::default(),
             window_max: 0,

@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::deaths::BreakId;
+use crate::pace::Pace;
 use crate::partition::Pid;
 use crate::types::{Millis, Window};
 
 /// Offsets that one lease entry can name.
 pub(crate) const LEASE_SPAN: i64 = 128;
-
-/// Settled within this, in milliseconds of a clock that ticks once in each: no work was done that others could share.
-const QUICK_MS: u64 = 2;
 
 /// Names a lease entry: some offsets of `base..base + 128` that were dealt together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +24,8 @@ pub(crate) struct Lease {
     pub(crate) mask: u128,
     pub(crate) frame: u64,
     pub(crate) dealt_at: Millis,
+    /// Records that the session held then, with these.
+    pub(crate) held: u32,
     pub(crate) expires: Millis,
     /// One record, dealt as a suspect.
     pub(crate) suspect: bool,
@@ -84,8 +84,8 @@ pub(crate) struct Session {
     pub(crate) draining: bool,
     pub(crate) unresponsive: bool,
     pub(crate) in_ring: bool,
-    /// Records that it gets at once although others wait, as it settles them in no time. See `pace`.
-    pub(crate) burst: u32,
+    /// How many records at once are good for it.
+    pub(crate) pace: Pace,
     pub(crate) leases: BTreeMap<LeaseKey, Lease>,
     pub(crate) past: Past,
     /// The largest window it had, for what is remembered.
@@ -138,17 +138,6 @@ impl Session {
         }
         let free = u64::from(self.window.max_records).saturating_sub(self.held);
         if self.unresponsive { free.min(1) } else { free }
-    }
-
-    /// It settled so many records that it was dealt together, so long after they were. Who settles within two milliseconds
-    /// gains nothing from a smaller share, since the next frame is there before another could have begun with it; and a
-    /// frame costs more than its records. Who takes longer is dealt an even share, down to a single record.
-    pub(crate) fn pace(&mut self, took_ms: u64, records: u32, burst_max: usize) {
-        if took_ms <= QUICK_MS {
-            self.burst = self.burst.saturating_add(records).min(u32::try_from(burst_max).unwrap_or(u32::MAX).max(1));
-        } else if took_ms > 2 * QUICK_MS {
-            self.burst = (self.burst / 2).max(1);
-        }
     }
 
     /// Whether a record of so many bytes goes into the window, after `held` records of `held_bytes`.
