@@ -42,6 +42,8 @@ pub(crate) struct Sealed {
     /// Some of the ranges that are done, whole.
     pub(crate) done: Vec<OffsetRange>,
     attempts: Vec<Attempts>,
+    /// It has room just now, and perhaps no longer when ranges grow: nothing may be answered by it.
+    is_tight: bool,
 }
 
 /// What durable settlements of a partition wait for, and what was answered.
@@ -141,7 +143,7 @@ impl Durable {
     /// What was answered has grown together with what was not, or is all that a commit from before a crash said, and has no
     /// room to grow. Then the highest of it is said as it was answered, and no more: that had room. Changes `saved`.
     fn seal_answered(&self, saved: &mut Saved, units_max: usize) -> Sealed {
-        let Sealed { done, attempts } = self.sealed(saved, &[]);
+        let Sealed { done, attempts, .. } = self.sealed(saved, &[]);
         let narrow = |whole: usize| -> Vec<OffsetRange> {
             let from = whole.checked_sub(1).map_or(saved.base, |last| done[last].last + 1);
             let parts = done[whole..].iter().flat_map(|range| self.told_in(*range));
@@ -158,9 +160,9 @@ impl Durable {
             let above = done[low].first;
             saved.done.retain(|range| range.first < above);
             saved.done.extend(narrowed[low..].iter());
-            return mark(saved, Sealed { done: narrowed, attempts });
+            return mark(saved, Sealed { done: narrowed, attempts, is_tight: true });
         }
-        mark(saved, Sealed { done, attempts })
+        mark(saved, Sealed { done, attempts, is_tight: true })
     }
 
     /// What was answered of a range that is done.
@@ -245,7 +247,8 @@ impl Durable {
 
     /// Kafka acknowledged a commit. Gives the requests that have their part.
     fn stored(&mut self, flight: &Flight) -> Vec<RequestId> {
-        let (base, sealed) = (flight.base, &flight.sealed);
+        let nothing = Sealed::default();
+        let (base, sealed) = (flight.base, if flight.sealed.is_tight { &nothing } else { &flight.sealed });
         let mut waits = std::mem::take(&mut self.waits);
         let holds = |offset: i64| offset < base || sealed.covers(offset);
         let mut met = Vec::new();
