@@ -262,7 +262,11 @@ impl World {
                     0..=5 => (true, None),
                     6 => (true, Some(CommitError::Retriable)),
                     7 => (false, Some(CommitError::Retriable)),
-                    8 => (false, Some(CommitError::MetadataTooLarge)),
+                    // A broker's limit stays: what it took once it takes again, and answers stand on that.
+                    8 if self.units_in_flight(&self.part(part)) > self.kafka.units_taken => {
+                        (false, Some(CommitError::MetadataTooLarge))
+                    }
+                    8 => (true, None),
                     _ => (false, Some(CommitError::NotMember)),
                 };
                 self.answer_commit(&self.part(part), applied, error);

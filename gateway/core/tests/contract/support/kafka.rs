@@ -21,6 +21,8 @@ pub(crate) struct Kafka {
     pub(crate) stored: BTreeMap<TopicPartition, Snapshot>,
     /// Every commit that Kafka ever took, in its order.
     pub(crate) history: Vec<(TopicPartition, i64)>,
+    /// The longest metadata that it ever took, in UTF-16 units.
+    pub(crate) units_taken: usize,
     /// Whether new records have keys.
     pub(crate) keyed: bool,
 }
@@ -78,6 +80,7 @@ impl Kafka {
     }
 
     pub(crate) fn store(&mut self, tp: &TopicPartition, snapshot: Snapshot) {
+        self.units_taken = self.units_taken.max(snapshot.metadata.encode_utf16().count());
         self.history.push((tp.clone(), snapshot.offset));
         self.stored.insert(tp.clone(), snapshot);
     }

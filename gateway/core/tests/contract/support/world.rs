@@ -167,6 +167,11 @@ impl World {
         self.absorb();
     }
 
+    /// Of the metadata of the commit in flight.
+    pub(crate) fn units_in_flight(&self, tp: &TopicPartition) -> usize {
+        self.in_flight.get(tp).map_or(0, |(_, snapshot)| snapshot.metadata.encode_utf16().count())
+    }
+
     /// The producer's answer to one dead letter; `again`: it comes twice.
     pub(crate) fn answer_letter(&mut self, n: usize, result: Result<(), LetterError>, again: bool) {
         if self.letters.is_empty() {
