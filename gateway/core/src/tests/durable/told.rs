@@ -120,3 +120,38 @@ fn an_answer_stands_when_a_broker_takes_less_than_we_thought() {
         assert!(says(&last, range.first), "{range:?}: {:?}", metadata_done(&last));
     }
 }
+
+#[test]
+fn nothing_is_answered_by_a_commit_that_has_no_room_for_what_was_told_to_grow() {
+    // Told: each hundredth of 12. Runs of two bytes and more, which fit as they are, and not with lengths as they may become.
+    let mut w = World::with(|policy| policy.metadata_units_max = 40);
+    let s = w.holding(1_300);
+    let told: Vec<OffsetRange> = (1..=12).map(|n| OffsetRange::one(n * 100)).collect();
+    for range in &told {
+        w.ack(s, 1_000, range.first, range.last);
+    }
+    let (offset, metadata) = settle_down(&mut w);
+    assert!(told.iter().all(|r| says(&metadata, r.first)), "they fit");
+    // As told: nobody knows any more whether somebody was.
+    let mut w = World::with(|policy| policy.metadata_units_max = 40);
+    w.assign_at(0, offset, Some(metadata));
+    let s = w.open(Some("a"), 10_000);
+    w.receive(0, 0..1_300);
+    w.poll();
+    w.ask(s, 1, 1_000, &[range(1_201, 1_201)], Outcome::Ack);
+    let (_, metadata) = settle_down(&mut w);
+    assert!(says(&metadata, 1_201), "it happens to stand beside one that was told");
+    assert_eq!(answers(&w.poll()), [], "and nobody is told of it");
+    assert_eq!(w.engine.partitions(w.now)[0].durable_waiting, 1);
+    // Enough below it is done: there is room.
+    w.ack(s, 1_000, 0, 950);
+    let mut all = w.poll();
+    w.committed(&all);
+    for _ in 0..4 {
+        let outputs = w.after(500);
+        w.committed(&outputs);
+        all.extend(outputs);
+    }
+    all.extend(w.poll());
+    assert_eq!(answers(&all), [(1, vec![])]);
+}
