@@ -1,5 +1,6 @@
-# The front door. `make dev` runs the main job, `make test` passes every test, `make check` is everything else that CI asks.
-.PHONY: dev test check fmt
+# The front door. `make dev` runs the main job, `make test` passes every test, `make check` and
+# `make bench` are everything else that CI asks.
+.PHONY: dev test check bench fmt
 
 dev:
 	@scripts/needs.sh build
@@ -17,6 +18,12 @@ check:
 	scripts/deny.sh
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+# The short form of the benchmark: instruction counts of the engine, and one pair of drains, as ratios with wide limits.
+bench:
+	@scripts/needs.sh bench
+	gateway/core/benches/instructions.sh --check
+	cargo run --locked --release -p sluice-bench -- ci
 
 fmt:
 	cargo fmt --all

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Looks for what the build and the tests need beyond this repository, before minutes of compiling, and prints the one
-# line that installs what is missing. Usage: scripts/needs.sh build|test
+# line that installs what is missing. Usage: scripts/needs.sh build|test|bench
 set -u
 what=${1:-build}
 missing=() packages=()
@@ -29,7 +29,7 @@ if command -v pkg-config >/dev/null 2>&1 && ! pkg-config --exists zlib; then
   missing+=("zlib headers (compressed records)")
   packages+=(zlib1g-dev)
 fi
-if [ "$what" = test ]; then
+if [ "$what" != build ]; then
   need java "the tests run a real Apache Kafka" openjdk-17-jre-headless
   need mvn "the tests fetch Apache Kafka's jars" maven
   need python3 "the tests run a stock gRPC client" python3
@@ -38,6 +38,9 @@ if [ "$what" = test ]; then
     packages+=(python3-venv)
   fi
   need curl "the README's commands use it" curl
+fi
+if [ "$what" = bench ]; then
+  need valgrind "the benchmark counts instructions" valgrind
 fi
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'needs: missing: %s\n' "${missing[@]}" >&2
