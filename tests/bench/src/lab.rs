@@ -200,14 +200,15 @@ impl Lab {
         self.start_helper(Role::Load, command, "load")
     }
 
-    /// A producer at a steady rate.
+    /// A producer at a steady rate, beside what is measured: with a request a record, 5,000 a second and their fetches are
+    /// as much as one processor does for the broker and the clients, and waits there would be all that is seen.
     pub fn produce(&self, topic: &Topic, rate: f64, seconds: f64) -> Result<Helper> {
         let mut command = this("produce");
         command.args([format!("--bootstrap={}", self.kafka().bootstrap()), format!("--topic={}", topic.name)]);
         command
             .args([format!("--partitions={}", topic.shape.partitions), format!("--size={}", topic.shape.value_bytes)]);
         command.args([format!("--rate={rate}"), format!("--seconds={seconds}")]);
-        self.start_helper(Role::Load, command, "produce")
+        self.start_helper(Role::Measured, command, "produce")
     }
 
     fn consumer_arguments<'a>(&self, command: &'a mut Command, topic: &str, group: &str) -> &'a mut Command {

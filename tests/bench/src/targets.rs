@@ -125,6 +125,7 @@ pub fn run(lab: &Lab) -> Findings {
         ("fairness", Scenario::Fairness(Fairness::default())),
         ("takeover", Scenario::Takeover),
         ("subscriptions", Scenario::Subscriptions { counts: vec![1, 10, 50] }),
+        ("together", Scenario::Together),
         ("partitions", Scenario::Partitions { counts: vec![1, 100, 1_000] }),
     ];
     let mut findings = Findings::default();

@@ -8,6 +8,7 @@ mod latency;
 mod measure;
 mod pairs;
 mod takeover;
+mod together;
 
 use anyhow::Result;
 
@@ -59,6 +60,8 @@ pub enum Scenario {
         #[arg(long, value_delimiter = ',', default_value = "1,10,50")]
         counts: Vec<usize>,
     },
+    /// Two subscriptions drained at once, by one alone.
+    Together,
     /// 1 to 1,000 partitions: a drain, and idle (P15).
     Partitions {
         #[arg(long, value_delimiter = ',', default_value = "1,100,1000")]
@@ -81,6 +84,7 @@ impl Scenario {
             Self::Fairness(fairness) => fairness.run(lab),
             Self::Takeover => takeover::run(lab),
             Self::Subscriptions { counts } => idle::subscriptions(lab, counts),
+            Self::Together => together::run(lab),
             Self::Partitions { counts } => idle::partitions(lab, counts),
         }
     }
