@@ -1,11 +1,17 @@
 //! Dealing: which session is next, how much it gets, from which partition.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::batch::{Batch, Records};
 use crate::engine::Engine;
-use crate::io::{Batch, Dealt, Output};
-use crate::ledger::{Choice, Slot};
+use crate::io::Output;
+use crate::ledger::{Choice, Dealer, Slot};
 use crate::partition::{Partition, Pid};
-use crate::session::{LEASE_SPAN, Lease, LeaseKey, Session};
-use crate::types::{Millis, Record, SessionId};
+use crate::run::Run;
+use crate::session::{Lease, LeaseKey, Session};
+use crate::types::{Millis, SessionId};
 
 /// What a frame, a batch, a record and a header cost on the wire at most, beside their bytes.
 const FRAME_OVERHEAD_BYTES: usize = 64;
@@ -32,10 +38,26 @@ struct Room {
     oversize: Vec<i64>,
 }
 
-/// What a record costs in a frame.
-fn encoded_bytes(record: &Record, bytes: u32) -> usize {
-    let headers = record.headers.as_deref().map_or(0, <[_]>::len);
-    bytes as usize + RECORD_OVERHEAD_BYTES + headers * HEADER_OVERHEAD_BYTES
+/// Fills a frame from one partition.
+struct Filling<'a> {
+    room: &'a mut Room,
+    session: &'a Session,
+    id: SessionId,
+    now: Millis,
+    released: &'a mut BTreeMap<i64, (SessionId, Millis)>,
+    records: Records,
+    /// What a record may cost in a frame of anybody's, and in one of this session's.
+    largest: usize,
+    full: usize,
+}
+
+/// What some records cost in a frame: so many, of so many bytes, with so many headers.
+fn encoded_bytes(records: usize, bytes: usize, headers: usize) -> usize {
+    bytes + records * RECORD_OVERHEAD_BYTES + headers * HEADER_OVERHEAD_BYTES
+}
+
+fn encoded_bytes_of(run: &Run, range: &Range<usize>) -> usize {
+    encoded_bytes(range.len(), run.bytes_of(range), run.headers_of(range))
 }
 
 fn batch_overhead(topic: &str) -> usize {
@@ -43,8 +65,8 @@ fn batch_overhead(topic: &str) -> usize {
 }
 
 /// Whether a record alone fits a frame of at most so many bytes.
-pub(crate) fn fits(slot: &Slot, topic: &str, frame_bytes_max: usize) -> bool {
-    encoded_bytes(&slot.record, slot.bytes)
+pub(crate) fn fits(slot: Slot<'_>, topic: &str, frame_bytes_max: usize) -> bool {
+    encoded_bytes_of(slot.run(), &slot.range())
         <= frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES + batch_overhead(topic))
 }
 
@@ -117,13 +139,12 @@ impl Engine {
             if !batch.records.is_empty() {
                 let expires = now.plus(session.ack_timeout_ms);
                 let held = u32::try_from(room.held).unwrap_or(u32::MAX);
-                let mut rest = batch.records.as_slice();
-                while let Some((base, mask)) = next_lease(&mut rest) {
+                batch.records.leases(|base, mask| {
                     self.lease_ids += 1;
                     let key = LeaseKey { pid, base, id: self.lease_ids };
                     session.leases.insert(key, Lease { mask, frame, dealt_at: now, held, expires, suspect: false });
                     self.timers.expiries.insert((expires, key.id), (id, key));
-                }
+                });
                 batches.push(batch);
             }
             self.sums.count(partition);
@@ -175,7 +196,9 @@ impl Engine {
         let partition = self.partitions.get_mut(pid)?;
         let at = partition.ledger.find(offset)?;
         let slot = partition.ledger.slot(at)?;
-        let (bytes, record) = (u64::from(slot.bytes), Dealt { record: slot.record.clone(), attempts: slot.attempts });
+        let (bytes, mut records) = (slot.bytes(), Records::default());
+        records.push(slot.run(), &slot.range());
+        records.set_attempts(partition.ledger.attempted());
         self.broken_count += crate::invariants::turn_kept(partition.ledger.has_turn(at));
         partition.ledger.lease_suspect(at);
         partition.released.remove(&offset);
@@ -196,7 +219,7 @@ impl Engine {
         session.held += 1;
         session.held_bytes += bytes;
         self.deaths.count(session);
-        let batch = Batch { partition: partition.name.clone(), epoch: partition.epoch, records: vec![record] };
+        let batch = Batch { partition: partition.name.clone(), epoch: partition.epoch, records };
         Some(Output::Deliver { session: id, sequence: frame, batches: vec![batch] })
     }
 
@@ -250,75 +273,87 @@ fn lowest_suspect(
         let released = partition.released.get(*offset).is_some_and(|(by, until)| *by == id && *until > now);
         !released
             && fits(slot, topic, session.max_frame_bytes)
-            && session.takes(session.held, session.held_bytes, u64::from(slot.bytes))
+            && session.takes(session.held, session.held_bytes, slot.bytes())
     };
     partition.ledger.suspects.ready().iter().find(may_have).copied()
 }
 
 /// Leases the lowest ready records that fit.
 fn take_batch(partition: &mut Partition, session: &Session, id: SessionId, now: Millis, room: &mut Room) -> Batch {
-    let mut batch = Batch { partition: partition.name.clone(), epoch: partition.epoch, records: Vec::new() };
-    let overhead = batch_overhead(&batch.partition.topic);
+    let (name, epoch) = (partition.name.clone(), partition.epoch);
+    let overhead = batch_overhead(&name.topic);
     if room.hard_bytes <= overhead {
-        return batch;
+        return Batch { partition: name, epoch, records: Records::default() };
     }
     let largest = room.frame_bytes_most.saturating_sub(FRAME_OVERHEAD_BYTES + overhead);
     let full = session.max_frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES + overhead);
     room.hard_bytes -= overhead;
-    let (ledger, released) = (&mut partition.ledger, &mut partition.released);
-    let count_max = room.records;
-    batch.records.reserve(count_max.min(ledger.ready()) as usize);
-    let untimely = ledger.deal(count_max, |slot| {
-        let (offset, bytes) = (slot.record.offset, slot.bytes);
-        let encoded = encoded_bytes(&slot.record, bytes);
-        if encoded > largest {
-            room.oversize.push(offset);
-            return Choice::Wait;
-        }
-        let not_this = released.get(&offset).is_some_and(|(by, until)| *by == id && *until > now);
-        if not_this || encoded > full {
-            return Choice::Pass;
-        }
-        let fits = encoded <= room.hard_bytes && (room.first || encoded <= room.bytes);
-        if !fits || !session.takes(room.held, room.held_bytes, u64::from(bytes)) {
-            // Lowest first: what does not fit now is next in the following frame. Into an empty frame another
-            // partition's record may still fit.
-            if !room.first {
-                room.records = 0;
-            }
-            return Choice::Stop;
-        }
-        batch.records.push(Dealt { record: slot.record.clone(), attempts: slot.attempts });
-        if !released.is_empty() {
-            released.remove(&offset);
-        }
-        room.bytes = room.bytes.saturating_sub(encoded);
-        room.hard_bytes -= encoded;
-        room.held += 1;
-        room.held_bytes += u64::from(bytes);
-        room.first = false;
-        Choice::Take
-    });
-    let taken = batch.records.len() as u64;
+    let (count_max, released) = (room.records, &mut partition.released);
+    let mut filling = Filling { room, session, id, now, released, records: Records::default(), largest, full };
+    let untimely = partition.ledger.deal(count_max, &mut filling);
+    let Filling { mut records, room, .. } = filling;
+    records.set_attempts(partition.ledger.attempted());
+    let taken = records.len() as u64;
     room.untimely += untimely;
     room.records = room.records.saturating_sub(taken);
     partition.stats.delivered += taken;
-    batch
+    Batch { partition: name, epoch, records }
 }
 
-/// Takes the first of these ascending records, as many as one lease entry can name.
-fn next_lease(records: &mut &[Dealt]) -> Option<(i64, u128)> {
-    let offset = |dealt: &Dealt| dealt.record.offset;
-    let (base, last) = (offset(records.first()?), offset(records.last()?));
-    let count = match last - base {
-        0..LEASE_SPAN => records.len(),
-        _ => records.partition_point(|dealt| offset(dealt) - base < LEASE_SPAN),
-    };
-    let (these, rest) = records.split_at(count);
-    *records = rest;
-    let span = these.last().map_or(0, |last| offset(last) - base) as usize;
-    if span + 1 == count {
-        return Some((base, u128::MAX >> (LEASE_SPAN as usize - count)));
+// === impl Filling ===
+
+impl Filling<'_> {
+    fn take(&mut self, run: &Arc<Run>, range: &Range<usize>, encoded: usize) {
+        self.records.push(run, range);
+        self.room.bytes = self.room.bytes.saturating_sub(encoded);
+        self.room.hard_bytes -= encoded;
+        self.room.held += range.len() as u64;
+        self.room.held_bytes += run.bytes_of(range) as u64;
+        self.room.first = false;
     }
-    Some((base, these.iter().fold(0, |mask, dealt| mask | 1 << (offset(dealt) - base))))
+}
+
+impl Dealer for Filling<'_> {
+    fn takes_all(&mut self, run: &Arc<Run>, range: &Range<usize>) -> bool {
+        if !self.released.is_empty() {
+            return false;
+        }
+        // What fits together fits one by one.
+        let encoded = encoded_bytes_of(run, range);
+        let fits = encoded <= self.largest.min(self.full).min(self.room.hard_bytes).min(self.room.bytes);
+        let bytes = run.bytes_of(range) as u64;
+        // More than one: the exception for an empty window is of a single record.
+        let takes_all = fits && self.session.takes(self.room.held.max(1), self.room.held_bytes, bytes);
+        if takes_all {
+            self.take(run, range, encoded);
+        }
+        takes_all
+    }
+
+    fn choose(&mut self, slot: Slot<'_>, _: usize) -> Choice {
+        let (offset, range) = (slot.offset(), slot.range());
+        let encoded = encoded_bytes_of(slot.run(), &range);
+        if encoded > self.largest {
+            self.room.oversize.push(offset);
+            return Choice::Wait;
+        }
+        let not_this = self.released.get(&offset).is_some_and(|(by, until)| *by == self.id && *until > self.now);
+        if not_this || encoded > self.full {
+            return Choice::Pass;
+        }
+        let fits = encoded <= self.room.hard_bytes && (self.room.first || encoded <= self.room.bytes);
+        if !fits || !self.session.takes(self.room.held, self.room.held_bytes, slot.bytes()) {
+            // Lowest first: what does not fit now is next in the following frame. Into an empty frame another
+            // partition's record may still fit.
+            if !self.room.first {
+                self.room.records = 0;
+            }
+            return Choice::Stop;
+        }
+        self.take(slot.run(), &range, encoded);
+        if !self.released.is_empty() {
+            self.released.remove(&offset);
+        }
+        Choice::Take
+    }
 }

@@ -1,6 +1,7 @@
 //! The engine of one subscription.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use crate::deaths::Deaths;
 use crate::durable::{Asker, Requests};
@@ -8,8 +9,9 @@ use crate::io::{Answer, Assignment, CommitError, LetterCause, LetterError, Open,
 use crate::letters::Hand;
 use crate::pace::Pace;
 use crate::partition::{Counted, Partition, Partitions, Pid};
-use crate::policy::Policy;
+use crate::policy::{Ordering, Policy};
 use crate::rng::Rng;
+use crate::run::Run;
 use crate::session::{LeaseKey, Session};
 use crate::timers::Timers;
 use crate::types::{
@@ -164,35 +166,20 @@ impl Engine {
         restored
     }
 
-    /// Records of one partition, ascending. Of another epoch than the live one, or of a partition not assigned: dropped.
+    /// Records of one partition, ascending: `runs` for whoever has records and no runs.
     pub fn records(&mut self, now: Millis, partition: &TopicPartition, epoch: Epoch, records: Vec<Record>) {
+        self.runs(now, partition, epoch, Run::of(&records));
+    }
+
+    /// Runs of records of one partition, ascending. Of another epoch than the live one, or of a partition not assigned:
+    /// dropped.
+    pub fn runs(&mut self, now: Millis, partition: &TopicPartition, epoch: Epoch, runs: Vec<Arc<Run>>) {
         let Some(pid) = self.partitions.find(partition) else { return };
         let Some(partition) = self.partitions.get_mut(pid).filter(|p| p.epoch == epoch) else { return };
         let mut hand = Hand { now, policy: &self.policy, rng: &mut self.rng, timers: &mut self.timers, pid };
         let before = partition.ledger.frontier();
-        partition.ledger.make_room(records.len());
-        for record in records {
-            let offset = record.offset;
-            if offset < partition.ledger.next() {
-                partition.stats.refetched += 1;
-                continue;
-            }
-            partition.stats.received += 1;
-            let (done, attempts) = partition.saved.meet(offset);
-            if done {
-                partition.ledger.push_done(offset);
-                partition.stats.restored_done += 1;
-                partition.commit.change(now, 1);
-                continue;
-            }
-            let bytes = record.bytes();
-            let at = partition.ledger.push(now, record, bytes, attempts);
-            if bytes as u64 > hand.policy.record_bytes_max {
-                hand.give_up(partition, at, offset, LetterCause::TooLarge);
-            } else if attempts >= hand.policy.max_attempts.max(1) {
-                // It was exhausted in another epoch, and nobody is to work it again.
-                hand.give_up(partition, at, offset, LetterCause::Exhausted);
-            }
+        for run in runs {
+            hand.receive(partition, &run);
         }
         if partition.ledger.frontier() != before {
             partition.commit.change(now, 0);
@@ -377,5 +364,37 @@ impl Engine {
     /// What the driver is to do next. Dealing happens here: call until `None` after one or more inputs.
     pub fn poll_output(&mut self, now: Millis) -> Option<Output> {
         self.outputs.pop_front().or_else(|| self.deal(now)).or_else(|| self.mind_ahead())
+    }
+}
+
+// === impl Hand ===
+
+impl Hand<'_> {
+    fn receive(&mut self, partition: &mut Partition, run: &Arc<Run>) {
+        let from = run.index_from(partition.ledger.next());
+        partition.stats.refetched += from as u64;
+        partition.stats.received += (run.len() - from) as u64;
+        let bytes_max = self.policy.record_bytes_max;
+        let is_plain = partition.saved.is_empty() && run.bytes_most() as u64 <= bytes_max;
+        if is_plain && self.policy.ordering == Ordering::None {
+            return partition.ledger.push_all(self.now, run, from..run.len());
+        }
+        for index in from..run.len() {
+            let offset = run.offset(index);
+            let (done, attempts) = partition.saved.meet(offset);
+            if done {
+                partition.ledger.push_done(offset);
+                partition.stats.restored_done += 1;
+                partition.commit.change(self.now, 1);
+                continue;
+            }
+            let at = partition.ledger.push(self.now, run, index, attempts);
+            if run.bytes_of(&(index..index + 1)) as u64 > bytes_max {
+                self.give_up(partition, at, offset, LetterCause::TooLarge);
+            } else if attempts >= self.policy.max_attempts.max(1) {
+                // It was exhausted in another epoch, and nobody is to work it again.
+                self.give_up(partition, at, offset, LetterCause::Exhausted);
+            }
+        }
     }
 }

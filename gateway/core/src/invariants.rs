@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | 1 no commit passes a record that is not done | at each commit; `check` |
 //! | 2 one live lease for a record in an epoch | at each end of a lease; `check` |
-//! | 3 done stays done | by construction: a done record has no slot; from outside, by the tests' model |
+//! | 3 done stays done | by construction: only what is ready is dealt, and done clears that; from outside, by the tests' model |
 //! | 4 no deal exceeds the window | at each frame; `check` |
 //! | 5 nothing is forgotten | `check`: every record is counted once, and what is ready is offered |
 //! | 6 a lane has at most one lease, in offset order | at each deal; `check` |
@@ -131,7 +131,7 @@ impl Engine {
                 for offset in offsets_of(key.base, lease.mask) {
                     let at = partition.ledger.find(offset);
                     let slot = at.and_then(|at| partition.ledger.slot(at));
-                    bytes += slot.map_or(0, |slot| u64::from(slot.bytes));
+                    bytes += slot.map_or(0, |slot| slot.bytes());
                 }
             }
             if bytes != session.held_bytes {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::batch::Batch;
 use crate::types::{
     Epoch, Leases, Millis, NextOffset, Record, Rejection, RevokeReason, SessionId, TopicPartition, Window,
 };
@@ -80,26 +81,6 @@ pub enum Resumed {
     AfterBreak,
     /// It has a live stream, which this one supersedes: the driver ends that one.
     Superseding,
-}
-
-/// A record as it is dealt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dealt {
-    /// The record.
-    pub record: Record,
-    /// Its counted failures so far.
-    pub attempts: u32,
-}
-
-/// Records of one partition in a frame, ascending.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
-    /// The partition.
-    pub partition: TopicPartition,
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// The records.
-    pub records: Vec<Dealt>,
 }
 
 /// Why Kafka did not take a commit.

@@ -122,7 +122,7 @@ impl Engine {
                 continue;
             };
             near = Some(at);
-            session.held_bytes -= partition.ledger.slot(at).map_or(0, |slot| u64::from(slot.bytes));
+            session.held_bytes -= partition.ledger.slot(at).map_or(0, |slot| slot.bytes());
             fate.decide(partition, at, offset);
         }
     }

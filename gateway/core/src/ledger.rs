@@ -4,9 +4,12 @@
 //! costs nothing and stops nothing. Sequence n stands in segment n / 256; a segment that is all done shrinks to its
 //! bounds, so a million records done behind a stuck one cost a few bytes for each 256.
 
+mod arrivals;
+mod bits;
+mod deals;
 mod failures;
 mod lanes;
-mod runs;
+mod pieces;
 mod segment;
 mod suspects;
 #[cfg(test)]
@@ -15,16 +18,22 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::policy::Ordering;
-use crate::types::{Millis, OffsetRange, Record};
+use crate::types::OffsetRange;
+use bits::Bits;
 use failures::Failures;
 use lanes::Lanes;
-use segment::{SEGMENT_RECORDS, Segment, Stretch};
+use segment::{Segment, Stretch};
 pub(crate) use suspects::Suspects;
 
+pub(crate) use deals::{Choice, Dealer};
 pub(crate) use failures::cut;
-pub(crate) use runs::Choice;
-pub(crate) use segment::Slot;
+pub(crate) use pieces::Slot;
 
+/// Records in a segment.
+pub(crate) const SEGMENT_RECORDS: usize = 256;
+/// After so many bytes or records that are done, what they left behind is looked at: as much may be kept for nothing.
+const FREED_BYTES_MAX: u64 = 1 << 20;
+const FREED_RECORDS_MAX: u64 = 4_096;
 /// What a record costs beside its payload.
 pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 128;
 /// What its attempts cost, and what is known of its failures, with their places in maps and the wait for its retry.
@@ -71,8 +80,8 @@ pub(crate) struct Ledger {
     leased: u64,
     not_done: u64,
     bytes: u64,
-    /// Records that come next, as far as is known.
-    coming: usize,
+    /// Records done, and their bytes, since runs were looked at whose records are mostly done.
+    freed: (u64, u64),
     /// No segment below this number has a ready record.
     ready_from: u64,
     /// Attempts of records not done, for the commit.
@@ -99,7 +108,7 @@ impl Ledger {
             leased: 0,
             not_done: 0,
             bytes: 0,
-            coming: 0,
+            freed: (0, 0),
             ready_from: 0,
             attempted: BTreeMap::new(),
             lanes: Lanes::new(ordering),
@@ -178,65 +187,6 @@ impl Ledger {
         (self.head < self.tail).then(|| At::of(self.head))
     }
 
-    // === arrival ===
-
-    /// The fetch position went past holes.
-    pub(crate) fn position(&mut self, next: i64) {
-        self.next = self.next.max(next);
-    }
-
-    /// So many records are to be pushed next; more or fewer do no harm.
-    pub(crate) fn make_room(&mut self, count: usize) {
-        self.coming = count;
-        if let Some(last) = self.segments.back_mut().and_then(Stretch::live_mut) {
-            last.make_room(count);
-        }
-    }
-
-    /// A record at or above `next`, of so many bytes: ready, or waiting for those before it in its lane. Gives where it
-    /// stands.
-    pub(crate) fn push(&mut self, now: Millis, record: Record, bytes: usize, attempts: u32) -> At {
-        let (offset, sequence) = (record.offset, self.tail);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let blocked = self.lanes.as_mut().is_some_and(|lanes| !lanes.join(&record, sequence));
-        let last = self.last_segment(offset);
-        last.push(Slot { record, received_at: now, attempts, bytes });
-        if blocked {
-            last.make_waiting(last.len - 1);
-        }
-        self.bytes += u64::from(bytes) + RECORD_OVERHEAD_BYTES;
-        self.ready += u64::from(!blocked);
-        self.not_done += 1;
-        self.ready_from = self.ready_from.min(sequence / SEGMENT_RECORDS as u64);
-        if attempts > 0 {
-            self.attempted.insert(offset, attempts);
-        }
-        self.tail += 1;
-        self.next = offset + 1;
-        At::of(sequence)
-    }
-
-    /// A record at or above `next` that was done before it came.
-    pub(crate) fn push_done(&mut self, offset: i64) {
-        self.last_segment(offset).push_done(offset);
-        self.tail += 1;
-        self.next = offset + 1;
-        self.collapse(self.segments.len() - 1);
-    }
-
-    /// The segment into which this offset goes.
-    fn last_segment(&mut self, offset: i64) -> &mut Segment {
-        let has_room = self.segments.back().and_then(Stretch::live).is_some_and(|s| !s.is_full());
-        if !has_room {
-            if self.segments.is_empty() {
-                self.base = self.tail / SEGMENT_RECORDS as u64;
-            }
-            self.segments.push_back(Stretch::Live(Box::new(Segment::new(offset, self.coming))));
-        }
-        self.coming = self.coming.saturating_sub(1);
-        self.segments.back_mut().and_then(Stretch::live_mut).expect("pushed above, or it was there")
-    }
-
     // === finding ===
 
     /// Where the record of this offset stands, if it was received and is not below the first segment.
@@ -278,8 +228,18 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn slot(&self, at: At) -> Option<&Slot> {
+    pub(crate) fn slot(&self, at: At) -> Option<Slot<'_>> {
         self.live(at).and_then(|(s, i)| s.slot(i))
+    }
+
+    /// The offset of a record that is not done.
+    fn offset(&self, at: At) -> Option<i64> {
+        self.live(at).filter(|(s, i)| *i < s.len && !s.done.get(*i)).map(|(s, i)| s.offset(i))
+    }
+
+    /// Counted failures of a record that is not done.
+    pub(crate) fn attempts(&self, offset: i64) -> u32 {
+        self.attempted.get(&offset).copied().unwrap_or(0)
     }
 
     // === changes; each O(1) ===
@@ -287,12 +247,12 @@ impl Ledger {
     /// Whether no earlier record of its lane holds this one up.
     pub(crate) fn has_turn(&self, at: At) -> bool {
         let Some(lanes) = &self.lanes else { return true };
-        self.slot(at).is_none_or(|slot| lanes.has_turn(&slot.record, at.sequence()))
+        self.slot(at).is_none_or(|slot| lanes.has_turn(lanes.of(slot.key()), at.sequence()))
     }
 
     /// A suspect that may be dealt → leased.
     pub(crate) fn lease_suspect(&mut self, at: At) {
-        let Some(offset) = self.slot(at).map(|slot| slot.record.offset) else { return };
+        let Some(offset) = self.offset(at) else { return };
         self.suspects.take(offset);
         if let Some(segment) = self.live_mut(at) {
             segment.make_ready(at.place);
@@ -310,7 +270,7 @@ impl Ledger {
             return;
         }
         if self.suspects.is_any_marked()
-            && let Some(offset) = self.slot(at).map(|slot| slot.record.offset)
+            && let Some(offset) = self.offset(at)
             && self.suspects.is_suspect(offset)
         {
             self.make_waiting(at);
@@ -344,21 +304,15 @@ impl Ledger {
 
     /// One attempt more. Gives the number.
     pub(crate) fn count_attempt(&mut self, at: At) -> u32 {
-        let Some(slot) = self.live_mut(at).and_then(|s| s.slot_mut(at.place)) else { return 0 };
-        slot.attempts = slot.attempts.saturating_add(1);
-        let (offset, attempts) = (slot.record.offset, slot.attempts);
-        self.attempted.insert(offset, attempts);
-        attempts
+        let Some(offset) = self.offset(at) else { return 0 };
+        let attempts = self.attempted.entry(offset).or_default();
+        *attempts = attempts.saturating_add(1);
+        *attempts
     }
 
     /// The record is given up: no fewer attempts than this. Whether it had fewer.
     pub(crate) fn raise_attempts(&mut self, at: At, attempts: u32) -> bool {
-        let Some(slot) = self.live_mut(at).and_then(|s| s.slot_mut(at.place)) else { return false };
-        if slot.attempts >= attempts {
-            return false;
-        }
-        slot.attempts = attempts;
-        let offset = slot.record.offset;
+        let Some(offset) = self.offset(at).filter(|offset| self.attempts(*offset) < attempts) else { return false };
         self.attempted.insert(offset, attempts);
         true
     }
@@ -366,28 +320,38 @@ impl Ledger {
     /// Makes a record done and frees its bytes; the next of its lane is ready. Call `advance` after the last of a batch.
     pub(crate) fn finish(&mut self, at: At) {
         let was = self.state(at);
-        let Some(slot) = self.live_mut(at).and_then(|s| s.finish(at.place)) else { return };
+        let Some(slot) = self.slot(at) else { return };
+        let (offset, lane) = (slot.offset(), self.lanes.as_ref().and_then(|lanes| lanes.of(slot.key())));
+        let Some(segment) = self.live_mut(at) else { return };
+        let bytes = segment.finish(Bits::of(&(at.place..at.place + 1)));
         self.leased -= u64::from(was == State::Leased);
         self.ready -= u64::from(was == State::Ready);
         self.not_done -= 1;
-        self.bytes -= u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
-        if slot.attempts > 0 {
-            self.attempted.remove(&slot.record.offset);
+        self.count_freed(1, bytes);
+        if !self.attempted.is_empty() {
+            self.attempted.remove(&offset);
         }
-        self.failures.forget(slot.record.offset);
+        self.failures.forget(offset);
         if !self.suspects.is_empty() {
-            self.suspects.forget(slot.record.offset);
+            self.suspects.forget(offset);
         }
         if !self.held.is_empty() {
             self.held.remove(&at.sequence());
         }
         self.collapse((at.segment - self.base) as usize);
         if let Some(lanes) = &mut self.lanes
-            && let Some(next) = lanes.leave(&slot.record, at.sequence())
+            && let Some(next) = lanes.leave(lane, at.sequence())
             && !self.held.remove(&next)
         {
             self.make_ready(At::of(next));
         }
+    }
+
+    /// These are done.
+    fn count_freed(&mut self, records: u64, bytes: u64) {
+        self.bytes -= bytes + records * RECORD_OVERHEAD_BYTES;
+        self.freed.0 += records;
+        self.freed.1 += bytes;
     }
 
     /// A full segment that is all done keeps its bounds only.
@@ -401,8 +365,17 @@ impl Ledger {
         }
     }
 
-    /// Moves the frontier over what is done, by words, and drops segments below it.
+    /// Moves the frontier over what is done, by words, and drops segments below it. Now and then it looks for runs that a
+    /// few records keep alive.
     pub(crate) fn advance(&mut self) {
+        self.move_frontier();
+        if self.freed.0 >= FREED_RECORDS_MAX || self.freed.1 >= FREED_BYTES_MAX {
+            self.freed = (0, 0);
+            self.segments.iter_mut().filter_map(Stretch::live_mut).for_each(Segment::thin_out);
+        }
+    }
+
+    fn move_frontier(&mut self) {
         while self.head < self.tail {
             let Some(front) = self.segments.front() else { break };
             let start = self.base * SEGMENT_RECORDS as u64;
@@ -487,7 +460,7 @@ impl Ledger {
             sums.1 += segment.leased.count() as u64;
             sums.2 += segment.not_done as u64;
             for slot in (0..segment.len).filter_map(|i| segment.slot(i)) {
-                sums.3 += u64::from(slot.bytes) + RECORD_OVERHEAD_BYTES;
+                sums.3 += slot.bytes() + RECORD_OVERHEAD_BYTES;
             }
         }
         sums.3 += self.bytes_beside();
@@ -499,7 +472,7 @@ impl Ledger {
         let Some(lanes) = &self.lanes else { return Ok(()) };
         let live = (self.base..).zip(&self.segments).filter_map(|(number, s)| Some((number, s.live()?)));
         lanes.check(live.flat_map(|(number, s)| {
-            let of = move |i| Some((At { segment: number, place: i }.sequence(), &s.slot(i)?.record, s.is_at_work(i)));
+            let of = move |i| Some((At { segment: number, place: i }.sequence(), s.slot(i)?, s.is_at_work(i)));
             (0..s.len).filter_map(of)
         }))
     }
@@ -508,6 +481,16 @@ impl Ledger {
     pub(crate) fn leased_offsets(&self) -> Vec<i64> {
         let live = self.segments.iter().filter_map(Stretch::live);
         live.flat_map(|s| (0..s.len).filter(|i| s.leased.get(*i)).map(|i| s.offset(i))).collect()
+    }
+
+    /// Memory of the runs that are kept alive.
+    #[cfg(test)]
+    pub(crate) fn pinned(&self) -> usize {
+        use std::sync::Arc;
+        let live = self.segments.iter().filter_map(Stretch::live);
+        let runs: std::collections::HashMap<_, _> =
+            live.flat_map(Segment::pinned).map(|run| (Arc::as_ptr(run), run.memory())).collect();
+        runs.values().sum()
     }
 
     #[cfg(test)]

@@ -183,10 +183,10 @@ impl Engine {
             };
             let failure = partition.ledger.failures.get(offset).cloned().unwrap_or_default();
             let letter = Letter {
-                record: slot.record.clone(),
+                record: slot.record().to_record(),
                 cause,
                 reason: failure.reason,
-                attempts: slot.attempts,
+                attempts: partition.ledger.attempts(offset),
                 first_failure: failure.first,
                 last_failure: failure.last,
                 plain,

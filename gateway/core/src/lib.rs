@@ -5,6 +5,7 @@
 //! [`Engine::tick`]. One engine owns one subscription on one node, so there are no locks in here.
 #![warn(missing_docs)]
 
+mod batch;
 mod commit;
 mod dealing;
 mod deaths;
@@ -22,6 +23,7 @@ mod pace;
 mod partition;
 mod policy;
 mod rng;
+mod run;
 mod session;
 mod settling;
 #[cfg(test)]
@@ -32,13 +34,14 @@ mod upkeep;
 mod view;
 mod views;
 
+pub use batch::{Batch, Dealt, Records};
 pub use engine::Engine;
 pub use io::{
-    Answer, Assignment, Batch, CommitError, Dealt, Letter, LetterCause, LetterError, Open, Opened, Output, Restored,
-    Resumed, Ticket,
+    Answer, Assignment, CommitError, Letter, LetterCause, LetterError, Open, Opened, Output, Restored, Resumed, Ticket,
 };
 pub use metadata::{metadata_attempts, metadata_done, metadata_topic_hash};
 pub use policy::{Backoff, OnExhausted, Ordering, Policy};
+pub use run::{Headers, RecordRef, Run, RunBuilder};
 pub use types::{
     End, Epoch, Header, Leases, Millis, NextOffset, OffsetRange, Outcome, Record, RejectReason, Rejection,
     RevokeReason, SessionId, Settlement, Settlements, TopicPartition, Window,

@@ -70,7 +70,7 @@ impl Engine {
             partition.oversize.retain(|offset, due| {
                 let Some(at) = ledger.find(*offset) else { return false };
                 let fits = ledger.slot(at).is_some_and(|slot| {
-                    u64::from(slot.bytes) <= policy.record_bytes_max && crate::dealing::fits(slot, &topic, most)
+                    slot.bytes() <= policy.record_bytes_max && crate::dealing::fits(slot, &topic, most)
                 });
                 if fits {
                     due.map(|due| timers.oversize.due.remove(&(due, pid, *offset)));

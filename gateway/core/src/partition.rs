@@ -97,6 +97,11 @@ impl Hasher for Named {
 // === impl SavedAbove ===
 
 impl SavedAbove {
+    /// Whether nothing of it is above what was received.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.attempts.is_empty()
+    }
+
     /// What is known of the next record received: (done, attempts). Records come ascending.
     pub(crate) fn meet(&mut self, offset: i64) -> (bool, u32) {
         while self.done.front().is_some_and(|r| r.last < offset) {

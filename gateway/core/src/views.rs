@@ -114,9 +114,9 @@ impl Engine {
             lane_waiting: ledger.lane_waiting(),
             durable_waiting: partition.durable.waiting(),
             done_above_frontier: ledger.done_above(),
-            oldest_undone_offset: oldest.map(|slot| slot.record.offset),
+            oldest_undone_offset: oldest.map(|slot| slot.offset()),
             oldest_undone_age_ms: oldest.map_or(0, |slot| now.0.saturating_sub(slot.received_at.0)),
-            oldest_undone_holder: oldest.and_then(|slot| holder(slot.record.offset)),
+            oldest_undone_holder: oldest.and_then(|slot| holder(slot.offset())),
             held_back: partition.held_back,
             blocked_on: self.blocked_on(partition),
             stats: partition.stats,
@@ -133,7 +133,8 @@ impl Engine {
         if self.paused {
             return Some(BlockedOn::Paused);
         }
-        let (offset, attempts) = ledger.slot(head).map_or((0, 0), |slot| (slot.record.offset, slot.attempts));
+        let (offset, attempts) =
+            ledger.slot(head).map_or((0, 0), |slot| (slot.offset(), ledger.attempts(slot.offset())));
         let waits = match ledger.state(head) {
             State::Waiting if ledger.suspects.ready().contains(&offset) => {
                 self.why_not_dealt().or(Some(BlockedOn::Suspect))

@@ -316,8 +316,8 @@ fn dispatch(
     lookup: &Mailbox<LookupCommand>,
 ) -> Vec<TopicPartition> {
     let mut troubled = Vec::new();
-    for run in batch.runs() {
-        let first = run.first();
+    for neighbours in batch.neighbours() {
+        let first = neighbours.first();
         if first.code() != OK {
             troubled.extend(consumer_error(first, lookup));
             continue;
@@ -326,10 +326,10 @@ fn dispatch(
         // Not ours (any more): dropped.
         let ours = partitions.get_mut(&partition).filter(|state| state.phase == Phase::Fetching);
         let Some(state) = ours else { continue };
-        state.next = run.last().offset().saturating_add(1);
-        let (records, bytes) = copy(run);
+        state.next = neighbours.last().offset().saturating_add(1);
+        let (runs, bytes) = copy(neighbours);
         gate.put(bytes);
-        let _receiver_gone = events.send(KafkaEvent::Records { partition, epoch: state.epoch, records, bytes });
+        let _receiver_gone = events.send(KafkaEvent::Records { partition, epoch: state.epoch, runs, bytes });
     }
     troubled
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use sluice_core::{Assignment, CommitError, Epoch, NextOffset, Record, TopicPartition};
+use sluice_core::{Assignment, CommitError, Epoch, NextOffset, Run, TopicPartition};
 
 use crate::signal::Signal;
 
@@ -112,7 +112,7 @@ pub enum KafkaEvent {
         /// As in its `Assigned`.
         epoch: Epoch,
         /// The records.
-        records: Vec<Record>,
+        runs: Vec<Arc<Run>>,
         /// What they count in the gate.
         bytes: usize,
     },

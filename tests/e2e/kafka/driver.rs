@@ -166,15 +166,16 @@ impl Driver {
                     self.commit(&assignment.partition, assignment.next.0, "");
                 }
             }
-            KafkaEvent::Records { partition, epoch, records, bytes } => {
+            KafkaEvent::Records { partition, epoch, runs, bytes } => {
                 self.subscription.gate().taken(bytes);
                 let owned = self.owned.get_mut(&partition).unwrap_or_else(|| panic!("{partition}: records unowned"));
                 assert_eq!(owned.epoch, epoch, "{partition}: records of another epoch");
-                for record in &records {
-                    assert!(record.offset >= owned.next, "{partition}: {} below {}", record.offset, owned.next);
-                    owned.next = record.offset + 1;
+                let offsets: Vec<i64> = runs.iter().flat_map(|run| run.iter().map(|record| record.offset)).collect();
+                for offset in &offsets {
+                    assert!(*offset >= owned.next, "{partition}: {offset} below {}", owned.next);
+                    owned.next = offset + 1;
                 }
-                self.received.entry(partition.clone()).or_default().extend(records.iter().map(|record| record.offset));
+                self.received.entry(partition.clone()).or_default().extend(offsets);
                 self.changed(&partition);
             }
             KafkaEvent::Position { partition, epoch, next } => {

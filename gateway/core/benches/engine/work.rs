@@ -3,10 +3,11 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_core::{
-    Assignment, Engine, Epoch, Leases, Millis, NextOffset, OffsetRange, Open, Outcome, Output, Policy, Record,
+    Assignment, Engine, Epoch, Leases, Millis, NextOffset, OffsetRange, Open, Outcome, Output, Policy, Record, Run,
     SessionId, Settlement, Settlements, TopicPartition, Window,
 };
 
@@ -87,31 +88,28 @@ impl Bench {
         Self { engine, partition, next: 0 }
     }
 
-    /// Records of one fetch, as slices of one arena.
-    fn fetched(&mut self, count: usize) -> Vec<Record> {
-        let arena = Bytes::from(vec![b'x'; count * PAYLOAD_BYTES]);
-        let record = |i: usize| {
-            let at = i * PAYLOAD_BYTES;
-            Record {
-                offset: self.next + i as i64,
-                timestamp_ms: 0,
-                key: Some(arena.slice(at..at + KEY_BYTES)),
-                value: Some(arena.slice(at + KEY_BYTES..at + PAYLOAD_BYTES)),
-                headers: None,
-            }
+    /// Runs as of one fetch.
+    fn fetched(&mut self, count: usize) -> Vec<Arc<Run>> {
+        let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
+        let record = |i: usize| Record {
+            offset: self.next + i as i64,
+            timestamp_ms: 0,
+            key: Some(payload.slice(..KEY_BYTES)),
+            value: Some(payload.slice(KEY_BYTES..)),
+            headers: None,
         };
-        let records = (0..count).map(record).collect();
+        let records: Vec<Record> = (0..count).map(record).collect();
         self.next += count as i64;
-        records
+        Run::of(&records)
     }
 
     fn receive(&mut self, count: usize) {
-        let records = self.fetched(count);
-        self.give(records);
+        let runs = self.fetched(count);
+        self.give(runs);
     }
 
-    fn give(&mut self, records: Vec<Record>) {
-        self.engine.records(NOW, &self.partition, EPOCH, records);
+    fn give(&mut self, runs: Vec<Arc<Run>>) {
+        self.engine.runs(NOW, &self.partition, EPOCH, runs);
     }
 
     /// Outputs until `count` records were dealt, or nothing more is.
@@ -190,9 +188,9 @@ fn frames(outputs: &[Output]) -> Vec<Frame> {
 
 fn receive() -> Ready {
     let mut bench = Bench::warm(10, 1_000);
-    let records = bench.fetched(RECORDS);
+    let runs = bench.fetched(RECORDS);
     Box::new(move || {
-        bench.give(records);
+        bench.give(runs);
         Box::new(bench)
     })
 }
@@ -283,10 +281,10 @@ fn commit(done: Done) -> Ready {
 /// Received, dealt and settled by frame.
 fn whole(sessions: usize, window: u32) -> Ready {
     let mut bench = Bench::warm(sessions, window);
-    let records = bench.fetched(RECORDS);
+    let runs = bench.fetched(RECORDS);
     // The next round deals as the last one did, so what it will be answered is known before.
     Box::new(move || {
-        bench.give(records);
+        bench.give(runs);
         let outputs = bench.deal(RECORDS);
         let frames = frames(&outputs);
         bench.ack_frames(&frames);

@@ -55,9 +55,9 @@ impl Engine {
             return None;
         }
         let at = partition.ledger.find(offset).filter(|at| partition.ledger.state(*at) != State::Done);
-        let slot = at.and_then(|at| partition.ledger.slot(at));
         let dead_letter = matches!(how, How::DeadLetter { .. }) && partition.letters.contains(offset);
-        let want = slot.filter(|_| !dead_letter).map_or(Want::Done, |slot| Want::Attempts(slot.attempts));
+        let want =
+            at.filter(|_| !dead_letter).map_or(Want::Done, |_| Want::Attempts(partition.ledger.attempts(offset)));
         Some(Wanted { pid, offset, want })
     }
 

@@ -2,6 +2,7 @@
 //! that have something to tell, and gone with them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::types::Millis;
@@ -60,6 +61,11 @@ impl Failures {
 
     pub(crate) fn get(&self, offset: i64) -> Option<&Failure> {
         self.of.get(&offset)
+    }
+
+    /// The records among these that have something to tell.
+    pub(super) fn within(&self, offsets: RangeInclusive<i64>) -> impl Iterator<Item = i64> {
+        self.of.range(offsets).map(|(offset, _)| *offset)
     }
 
     /// How many records have something to tell.

@@ -9,8 +9,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hasher};
 
+use super::Slot;
 use crate::policy::Ordering;
-use crate::types::Record;
 
 /// What a lane costs: an entry of 48 bytes in a table that is up to 7/16 full after it grew, and a queue's first room.
 pub(crate) const LANE_BYTES: u64 = 160;
@@ -67,20 +67,20 @@ impl Lanes {
         Some(Box::new(Self { by_key, lanes: HashMap::default(), waiting: 0 }))
     }
 
-    /// The lane of a record. A null key has none; an empty one has. The hash has no seed: a run can be repeated, and
+    /// The lane of a record with this key. A null key has none; an empty one has. The hash has no seed: a run can be repeated, and
     /// nothing of it leaves the process.
-    fn of(&self, record: &Record) -> Option<u64> {
+    pub(super) fn of(&self, key: Option<&[u8]>) -> Option<u64> {
         if !self.by_key {
             return Some(0);
         }
         let mut hasher = DefaultHasher::new();
-        hasher.write(record.key.as_deref()?);
+        hasher.write(key?);
         Some(hasher.finish())
     }
 
-    /// The record with this sequence, above all that came before. Whether it may be worked now.
-    pub(crate) fn join(&mut self, record: &Record, sequence: u64) -> bool {
-        let Some(number) = self.of(record) else { return true };
+    /// A record of this lane with this sequence, above all that came before. Whether it may be worked now.
+    pub(super) fn join(&mut self, lane: Option<u64>, sequence: u64) -> bool {
+        let Some(number) = lane else { return true };
         match self.lanes.entry(number) {
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(Lane { head: sequence, behind: VecDeque::new() });
@@ -95,8 +95,8 @@ impl Lanes {
     }
 
     /// The record is done. Gives the sequence of the one whose turn it is by that.
-    pub(crate) fn leave(&mut self, record: &Record, sequence: u64) -> Option<u64> {
-        let number = self.of(record)?;
+    pub(super) fn leave(&mut self, lane: Option<u64>, sequence: u64) -> Option<u64> {
+        let number = lane?;
         let lane = self.lanes.get_mut(&number)?;
         if lane.head != sequence {
             // Done out of its turn: nobody worked it.
@@ -121,9 +121,9 @@ impl Lanes {
         Some(next)
     }
 
-    /// Whether nothing before this record, which is not done, holds it up.
-    pub(crate) fn has_turn(&self, record: &Record, sequence: u64) -> bool {
-        let lane = self.of(record).and_then(|number| self.lanes.get(&number));
+    /// Whether nothing before this record of the lane, which is not done, holds it up.
+    pub(super) fn has_turn(&self, lane: Option<u64>, sequence: u64) -> bool {
+        let lane = lane.and_then(|number| self.lanes.get(&number));
         lane.is_none_or(|lane| lane.head == sequence)
     }
 
@@ -142,14 +142,14 @@ impl Lanes {
 
     /// Invariant 6 from these records, which are all that are not done, ascending: sequence, record, and whether it is
     /// ready or leased. Gives what is wrong.
-    pub(crate) fn check<'a>(&self, records: impl Iterator<Item = (u64, &'a Record, bool)>) -> Result<(), String> {
+    pub(crate) fn check<'a>(&self, records: impl Iterator<Item = (u64, Slot<'a>, bool)>) -> Result<(), String> {
         let mut found: HashMap<u64, Vec<u64>> = HashMap::new();
-        for (sequence, record, at_work) in records {
-            let Some(number) = self.of(record) else { continue };
+        for (sequence, slot, at_work) in records {
+            let Some(number) = self.of(slot.key()) else { continue };
             let lane = found.entry(number).or_default();
             lane.push(sequence);
             if at_work && lane.len() > 1 {
-                return Err(format!("offset {} is ready or leased before its turn", record.offset));
+                return Err(format!("offset {} is ready or leased before its turn", slot.offset()));
             }
         }
         let kept: HashMap<u64, Vec<u64>> = self

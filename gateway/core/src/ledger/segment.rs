@@ -1,105 +1,22 @@
 //! A segment: up to 256 records that came one after another, with what is known of each as bits.
 
-use super::runs::Choice;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::SEGMENT_RECORDS;
+use super::bits::Bits;
+use super::deals::{Choice, Dealer};
+use super::pieces::{Piece, Slot};
+use crate::run::Run;
 use crate::session::{bits_within, offsets_of};
-use crate::types::{Millis, Record};
-
-/// Records in a segment.
-pub(crate) const SEGMENT_RECORDS: usize = 256;
-const WORDS: usize = SEGMENT_RECORDS / 64;
-/// Room for so many records is kept when all of them are done and more are to come.
-const SPARE_ROOM: usize = 32;
-
-/// A record that is not done.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) record: Record,
-    pub(crate) received_at: Millis,
-    pub(crate) attempts: u32,
-    /// `Record::bytes`, computed once.
-    pub(crate) bytes: u32,
-}
-
-/// One bit a record.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Bits([u64; WORDS]);
-
-impl Bits {
-    pub(crate) fn get(&self, i: usize) -> bool {
-        self.0[i / 64] >> (i % 64) & 1 == 1
-    }
-
-    fn set(&mut self, i: usize) {
-        self.0[i / 64] |= 1 << (i % 64);
-    }
-
-    fn clear(&mut self, i: usize) {
-        self.0[i / 64] &= !(1 << (i % 64));
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.iter().map(|w| w.count_ones() as usize).sum()
-    }
-
-    /// These bits, of which the first stands at place `by`.
-    fn shifted(bits: u128, by: usize) -> Self {
-        let mut shifted = Self::default();
-        let (word, bit) = (by / 64, by % 64);
-        for (i, part) in [bits as u64, (bits >> 64) as u64].into_iter().enumerate().filter(|(_, part)| *part != 0) {
-            if let Some(low) = shifted.0.get_mut(word + i) {
-                *low |= part << bit;
-            }
-            if bit > 0
-                && let Some(high) = shifted.0.get_mut(word + i + 1)
-            {
-                *high |= part >> (64 - bit);
-            }
-        }
-        shifted
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] & other.0[i]))
-    }
-
-    /// Their places, ascending.
-    fn places(self) -> impl Iterator<Item = usize> {
-        (0..WORDS).flat_map(move |word| {
-            let mut bits = self.0[word];
-            std::iter::from_fn(move || {
-                let i = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
-                bits &= bits - 1;
-                Some(word * 64 + i)
-            })
-        })
-    }
-
-    /// The first bit that is clear, from `from` on.
-    pub(crate) fn first_clear(&self, from: usize) -> Option<usize> {
-        if from >= SEGMENT_RECORDS {
-            return None;
-        }
-        let mut word = from / 64;
-        let mut bits = !self.0[word] & (u64::MAX << (from % 64));
-        loop {
-            if bits != 0 {
-                return Some(word * 64 + bits.trailing_zeros() as usize);
-            }
-            word += 1;
-            if word == WORDS {
-                return None;
-            }
-            bits = !self.0[word];
-        }
-    }
-}
+use crate::types::Millis;
 
 /// What was dealt of a segment.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Dealt {
-    pub(crate) taken: u64,
-    pub(crate) waiting: u64,
-    pub(crate) is_stopped: bool,
+pub(super) struct Dealt {
+    pub(super) taken: u64,
+    pub(super) waiting: u64,
+    pub(super) is_stopped: bool,
 }
 
 #[derive(Debug)]
@@ -109,58 +26,53 @@ enum Offsets {
     Listed(Vec<i64>),
 }
 
-#[derive(Debug)]
-enum Slots {
-    /// From a place on; what was before is done.
-    Dense { from: usize, slots: Vec<Option<Slot>> },
-    /// By place, ascending.
-    Sparse(Vec<(u16, Slot)>),
-}
-
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Segment {
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-    pub(crate) len: usize,
+pub(super) struct Segment {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) len: usize,
     offsets: Offsets,
-    slots: Slots,
-    pub(crate) done: Bits,
-    pub(crate) ready: Bits,
-    pub(crate) leased: Bits,
-    pub(crate) not_done: usize,
+    /// By place. A place that is in none is of a record that is done.
+    pieces: Vec<Piece>,
+    pub(super) done: Bits,
+    pub(super) ready: Bits,
+    pub(super) leased: Bits,
+    pub(super) not_done: usize,
 }
 
 /// A segment, or what is left of one that is all done: its bounds.
 #[derive(Debug)]
-pub(crate) enum Stretch {
+pub(super) enum Stretch {
     Live(Box<Segment>),
     Done { first: i64, last: i64 },
 }
 
+// === impl Stretch ===
+
 impl Stretch {
-    pub(crate) fn first(&self) -> i64 {
+    pub(super) fn first(&self) -> i64 {
         match self {
             Self::Live(s) => s.first,
             Self::Done { first, .. } => *first,
         }
     }
 
-    pub(crate) fn last(&self) -> i64 {
+    pub(super) fn last(&self) -> i64 {
         match self {
             Self::Live(s) => s.last,
             Self::Done { last, .. } => *last,
         }
     }
 
-    pub(crate) fn live(&self) -> Option<&Segment> {
+    pub(super) fn live(&self) -> Option<&Segment> {
         match self {
             Self::Live(s) => Some(s),
             Self::Done { .. } => None,
         }
     }
 
-    pub(crate) fn live_mut(&mut self) -> Option<&mut Segment> {
+    pub(super) fn live_mut(&mut self) -> Option<&mut Segment> {
         match self {
             Self::Live(s) => Some(s),
             Self::Done { .. } => None,
@@ -168,15 +80,17 @@ impl Stretch {
     }
 }
 
+// === impl Segment ===
+
 impl Segment {
-    /// An empty one, with room for so many.
-    pub(crate) fn new(first: i64, room: usize) -> Self {
+    /// An empty one.
+    pub(super) fn new(first: i64) -> Self {
         Self {
             first,
             last: first,
             len: 0,
             offsets: Offsets::Contiguous,
-            slots: Slots::Dense { from: 0, slots: Vec::with_capacity(room.min(SEGMENT_RECORDS)) },
+            pieces: Vec::new(),
             done: Bits::default(),
             ready: Bits::default(),
             leased: Bits::default(),
@@ -184,61 +98,56 @@ impl Segment {
         }
     }
 
-    pub(crate) fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.len == SEGMENT_RECORDS
     }
 
-    /// So many records come next.
-    pub(crate) fn make_room(&mut self, count: usize) {
-        if let Slots::Dense { slots, .. } = &mut self.slots {
-            slots.reserve(count.min(SEGMENT_RECORDS - self.len));
-        }
-    }
+    // === arrival ===
 
-    /// Appends a record that is ready.
-    pub(crate) fn push(&mut self, slot: Slot) {
-        let i = self.append(slot.record.offset);
-        self.ready.set(i);
-        self.not_done += 1;
-        match &mut self.slots {
-            Slots::Dense { slots, .. } => slots.push(Some(slot)),
-            Slots::Sparse(slots) => slots.push((i as u16, slot)),
+    /// Appends records of a run that are ready, as many as there is room for at most.
+    pub(super) fn push(&mut self, now: Millis, run: &Arc<Run>, range: &Range<usize>) {
+        let place = self.len;
+        if run.is_gapless(range) {
+            self.append_gapless(run.offset(range.start), range.len());
+        } else {
+            range.clone().for_each(|i| self.append_gapless(run.offset(i), 1));
+        }
+        self.ready = self.ready.or(Bits::of(&(place..self.len)));
+        self.not_done += range.len();
+        if !self.pieces.last_mut().is_some_and(|last| last.extend(run, range, place)) {
+            self.pieces.push(Piece::new(now, run, range, place));
         }
     }
 
     /// Appends a record that is done.
-    pub(crate) fn push_done(&mut self, offset: i64) {
-        let i = self.append(offset);
-        self.done.set(i);
-        if let Slots::Dense { slots, .. } = &mut self.slots {
-            slots.push(None);
-        }
+    pub(super) fn push_done(&mut self, offset: i64) {
+        self.done.set(self.len);
+        self.append_gapless(offset, 1);
     }
 
-    /// Gives the place.
-    fn append(&mut self, offset: i64) -> usize {
-        let i = self.len;
-        let contiguous = i == 0 || offset == self.last + 1;
-        if let Offsets::Listed(list) = &mut self.offsets {
-            list.push(offset);
-        } else if !contiguous {
-            let mut list: Vec<i64> = (0..i as i64).map(|n| self.first + n).collect();
-            list.push(offset);
-            self.offsets = Offsets::Listed(list);
+    fn append_gapless(&mut self, first: i64, count: usize) {
+        let offsets = (first..).take(count);
+        match &mut self.offsets {
+            Offsets::Listed(list) => list.extend(offsets),
+            Offsets::Contiguous if self.len == 0 || first == self.last + 1 => {}
+            Offsets::Contiguous => {
+                self.offsets = Offsets::Listed((self.first..).take(self.len).chain(offsets).collect());
+            }
         }
-        self.last = offset;
-        self.len += 1;
-        i
+        self.last = first + count as i64 - 1;
+        self.len += count;
     }
 
-    pub(crate) fn offset(&self, i: usize) -> i64 {
+    // === finding ===
+
+    pub(super) fn offset(&self, i: usize) -> i64 {
         match &self.offsets {
             Offsets::Contiguous => self.first + i as i64,
             Offsets::Listed(list) => list[i],
         }
     }
 
-    pub(crate) fn find(&self, offset: i64) -> Option<usize> {
+    pub(super) fn find(&self, offset: i64) -> Option<usize> {
         if offset < self.first || offset > self.last {
             return None;
         }
@@ -248,37 +157,25 @@ impl Segment {
         }
     }
 
-    pub(crate) fn slot(&self, i: usize) -> Option<&Slot> {
-        match &self.slots {
-            Slots::Dense { from, slots } => slots.get(i.checked_sub(*from)?)?.as_ref(),
-            Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| &slots[at].1),
+    /// The place among the pieces of the last one that begins at or before this place.
+    fn piece_of(&self, i: usize) -> Option<usize> {
+        match self.pieces.len() {
+            1 => Some(0),
+            _ => self.pieces.partition_point(|piece| piece.places().start <= i).checked_sub(1),
         }
     }
 
-    pub(crate) fn slot_mut(&mut self, i: usize) -> Option<&mut Slot> {
-        match &mut self.slots {
-            Slots::Dense { from, slots } => slots.get_mut(i.checked_sub(*from)?)?.as_mut(),
-            Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| &mut slots[at].1),
+    pub(super) fn slot(&self, i: usize) -> Option<Slot<'_>> {
+        if self.done.get(i) || i >= self.len {
+            return None;
         }
-    }
-
-    /// Makes a record done and gives its slot, whose bytes are freed with it.
-    pub(crate) fn finish(&mut self, i: usize) -> Option<Slot> {
-        let slot = match &mut self.slots {
-            Slots::Dense { from, slots } => slots.get_mut(i.checked_sub(*from)?)?.take(),
-            Slots::Sparse(slots) => slots.binary_search_by_key(&(i as u16), |s| s.0).ok().map(|at| slots.remove(at).1),
-        }?;
-        self.done.set(i);
-        self.ready.clear(i);
-        self.leased.clear(i);
-        self.not_done -= 1;
-        self.thin_out();
-        Some(slot)
+        let piece = &self.pieces[self.piece_of(i)?];
+        Some(Slot { run: piece.run()?, index: piece.index_of(i)?, received_at: piece.received_at })
     }
 
     /// Which of these offsets (`base` and the place of each bit, the first at or above the segment's) are leased here. What
     /// was looked at goes from `bits`: all that lies in the segment, and at least the first.
-    pub(crate) fn leased_among(&self, base: i64, bits: &mut u128) -> Bits {
+    pub(super) fn leased_among(&self, base: i64, bits: &mut u128) -> Bits {
         let here = bits_within(base, *bits, self.first, self.last);
         let lowest = *bits & bits.wrapping_neg();
         *bits &= !(here | lowest);
@@ -300,108 +197,108 @@ impl Segment {
         run.and(self.leased)
     }
 
-    /// Makes these done, none of which is, and frees them; each is looked at before.
-    pub(crate) fn finish_all(&mut self, run: &Bits, mut last_look: impl FnMut(&Slot)) {
-        match &mut self.slots {
-            Slots::Dense { from, slots } => {
-                for i in run.places() {
-                    let Some(place) = i.checked_sub(*from).and_then(|i| slots.get_mut(i)) else { continue };
-                    if let Some(slot) = place {
-                        last_look(slot);
-                        *place = None;
-                    }
-                }
-            }
-            Slots::Sparse(slots) => slots.retain(|(i, slot)| {
-                let ends = run.get(usize::from(*i));
-                if ends {
-                    last_look(slot);
-                }
-                !ends
-            }),
-        }
-        for (word, bits) in run.0.iter().enumerate() {
-            self.done.0[word] |= bits;
-            self.ready.0[word] &= !bits;
-            self.leased.0[word] &= !bits;
-        }
-        self.not_done -= run.count();
-        self.thin_out();
-    }
+    // === changes ===
 
-    /// A segment that is mostly done gives back the room of what is gone. One that more records go into stays dense, since
-    /// those would be searched for and moved one by one.
-    fn thin_out(&mut self) {
+    /// Makes these done, none of which is, and frees them. Gives their bytes.
+    pub(super) fn finish(&mut self, places: Bits) -> u64 {
+        let (mut bytes, mut left) = (0, places);
+        let first = places.first_set(0).and_then(|i| self.piece_of(i)).unwrap_or(0);
+        for piece in &mut self.pieces[first..] {
+            if left.is_empty() {
+                break;
+            }
+            let here = left.and(Bits::of(&piece.places()));
+            let count = here.count();
+            if count > 0 {
+                bytes += piece.bytes_of(here) as u64;
+                piece.finish(count);
+                left = left.without(here);
+            }
+        }
+        self.done = self.done.or(places);
+        self.ready = self.ready.without(places);
+        self.leased = self.leased.without(places);
+        self.not_done -= places.count();
         if self.not_done == 0 {
-            self.empty();
-        } else if self.is_full()
-            && self.not_done * 8 <= self.len
-            && let Slots::Dense { from, slots } = &mut self.slots
-        {
-            let places = *from..;
-            let rest = places.zip(slots).filter_map(|(i, s)| s.take().map(|s| (i as u16, s)));
-            self.slots = Slots::Sparse(rest.collect());
+            self.pieces.clear();
         }
+        bytes
     }
 
-    fn empty(&mut self) {
-        match &mut self.slots {
-            Slots::Dense { from, slots } if slots.capacity() <= SPARE_ROOM => {
-                *from = self.len;
-                slots.clear();
-            }
-            _ => self.slots = Slots::Dense { from: self.len, slots: Vec::new() },
+    /// Gives back what nobody needs of a segment that is mostly done.
+    pub(super) fn thin_out(&mut self) {
+        if self.not_done * 4 > self.len {
+            return;
         }
+        self.pieces.iter_mut().for_each(|piece| piece.copy_out(self.done));
+        self.pieces.retain(|piece| !piece.is_done());
+        self.pieces.shrink_to_fit();
     }
 
     /// See `Ledger::deal`.
-    pub(crate) fn deal(&mut self, count_max: u64, mut choose: impl FnMut(usize, &Slot) -> Choice) -> Dealt {
-        let mut dealt = Dealt::default();
-        for word in 0..WORDS {
-            let (mut unseen, mut taken, mut waiting) = (self.ready.0[word], 0u64, 0u64);
-            let mut left = count_max - dealt.taken;
-            while unseen != 0 && left > 0 && !dealt.is_stopped {
-                let i = unseen.trailing_zeros() as usize;
-                unseen &= unseen - 1;
-                let Some(slot) = self.slot(word * 64 + i) else { continue };
-                match choose(word * 64 + i, slot) {
-                    Choice::Take => {
-                        taken |= 1 << i;
-                        left -= 1;
-                    }
-                    Choice::Wait => waiting |= 1 << i,
-                    Choice::Pass => {}
-                    Choice::Stop => dealt.is_stopped = true,
-                }
+    pub(super) fn deal(&mut self, count_max: u64, in_bulk: bool, dealer: &mut impl Dealer) -> Dealt {
+        let (mut dealt, mut next) = (Dealt::default(), 0);
+        while dealt.taken < count_max && !dealt.is_stopped {
+            let Some(first) = self.ready.first_set(next) else { break };
+            let Some(piece) = self.piece_of(first).map(|i| &self.pieces[i]) else { break };
+            let Some((run, index)) = piece.run().zip(piece.index_of(first)) else { break };
+            // Neighbours that are ready stand side by side in the run, too.
+            let ready = first..self.ready.first_clear(first).unwrap_or(SEGMENT_RECORDS).min(piece.places().end);
+            let count = ready.len().min((count_max - dealt.taken) as usize);
+            let (places, indices) = (first..first + count, index..index + count);
+            next = places.end;
+            if in_bulk && dealer.takes_all(run, &indices) {
+                let taken = Bits::of(&places);
+                self.ready = self.ready.without(taken);
+                self.leased = self.leased.or(taken);
+                dealt.taken += count as u64;
+                continue;
             }
-            self.ready.0[word] &= !(taken | waiting);
-            self.leased.0[word] |= taken;
-            dealt.taken += u64::from(taken.count_ones());
-            dealt.waiting += u64::from(waiting.count_ones());
-            if left == 0 || dealt.is_stopped {
-                break;
+            for (place, index) in places.zip(indices) {
+                match dealer.choose(Slot { run, index, received_at: piece.received_at }, place) {
+                    Choice::Take => {
+                        self.ready.clear(place);
+                        self.leased.set(place);
+                        dealt.taken += 1;
+                    }
+                    Choice::Wait => {
+                        self.ready.clear(place);
+                        dealt.waiting += 1;
+                    }
+                    Choice::Pass => {}
+                    Choice::Stop => {
+                        dealt.is_stopped = true;
+                        break;
+                    }
+                }
             }
         }
         dealt
     }
 
-    pub(crate) fn lease(&mut self, i: usize) {
+    pub(super) fn lease(&mut self, i: usize) {
         self.ready.clear(i);
         self.leased.set(i);
     }
 
-    pub(crate) fn make_ready(&mut self, i: usize) {
+    pub(super) fn make_ready(&mut self, i: usize) {
         self.leased.clear(i);
         self.ready.set(i);
     }
 
-    pub(crate) fn is_at_work(&self, i: usize) -> bool {
+    pub(super) fn is_at_work(&self, i: usize) -> bool {
         self.ready.get(i) || self.leased.get(i)
     }
 
     /// Neither ready nor leased nor done: it waits.
-    pub(crate) fn make_waiting(&mut self, i: usize) {
+    pub(super) fn make_waiting(&mut self, i: usize) {
         self.leased.clear(i);
         self.ready.clear(i);
+    }
+
+    /// Bytes of runs that its pieces keep alive.
+    #[cfg(test)]
+    pub(super) fn pinned(&self) -> impl Iterator<Item = &Arc<Run>> {
+        self.pieces.iter().filter_map(Piece::run)
     }
 }

@@ -2,6 +2,7 @@
 //! which is dealt by itself. Kept for records that are not done, and only in this epoch: marks are not stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use crate::deaths::BreakId;
 
@@ -23,6 +24,12 @@ impl Suspects {
 
     pub(crate) fn is_suspect(&self, offset: i64) -> bool {
         !self.marks.is_empty() && self.marks.get(&offset).is_some_and(|marks| *marks >= self.marks_max)
+    }
+
+    /// The records among these of which something is known.
+    pub(super) fn within(&self, offsets: RangeInclusive<i64>) -> impl Iterator<Item = i64> {
+        let marked = self.marks.range(offsets.clone()).map(|(offset, _)| *offset);
+        marked.chain(self.undecided.range(offsets).map(|(offset, _)| *offset))
     }
 
     /// Whether nothing is known of any record.

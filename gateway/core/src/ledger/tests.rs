@@ -1,5 +1,10 @@
+use std::ops::Range;
+use std::sync::Arc;
+
 use super::*;
-use crate::tests::{range, record};
+use crate::run::Run;
+use crate::tests::{range, record, record_of};
+use crate::types::{Millis, Record};
 
 fn ledger(offsets: impl IntoIterator<Item = i64>) -> Ledger {
     let mut ledger = Ledger::new(0, Ordering::None, 2);
@@ -10,18 +15,28 @@ fn ledger(offsets: impl IntoIterator<Item = i64>) -> Ledger {
 }
 
 fn push(ledger: &mut Ledger, record: Record) {
-    let bytes = record.bytes();
-    ledger.push(Millis(0), record, bytes, 0);
+    ledger.push(Millis(0), &Run::of([&record])[0], 0, 0);
+}
+
+/// Makes the same of every record, and notes which it saw.
+struct Always(Choice, Vec<i64>);
+
+impl Dealer for Always {
+    fn takes_all(&mut self, _: &Arc<Run>, _: &Range<usize>) -> bool {
+        false
+    }
+
+    fn choose(&mut self, slot: Slot<'_>, _: usize) -> Choice {
+        self.1.push(slot.offset());
+        self.0
+    }
 }
 
 /// Leases the first ready record, or leaves it.
 fn first_ready(ledger: &mut Ledger, choice: Choice) -> Option<i64> {
-    let mut found = None;
-    ledger.deal(1, |slot| {
-        found = Some(slot.record.offset);
-        choice
-    });
-    found
+    let mut dealer = Always(choice, Vec::new());
+    ledger.deal(1, &mut dealer);
+    dealer.1.pop()
 }
 
 fn finish(ledger: &mut Ledger, offset: i64) {
@@ -100,12 +115,9 @@ fn the_lowest_ready_record_is_found_after_one_below_returns() {
         l.make_ready(at);
         assert_eq!(first_ready(&mut l, Choice::Stop), Some(offset));
     }
-    let mut seen = Vec::new();
-    l.deal(10, |slot| {
-        seen.push(slot.record.offset);
-        Choice::Pass
-    });
-    assert_eq!(seen, [3, 550]);
+    let mut dealer = Always(Choice::Pass, Vec::new());
+    l.deal(10, &mut dealer);
+    assert_eq!(dealer.1, [3, 550]);
     assert_eq!(l.recount(), (l.ready(), l.leased(), l.not_done(), l.bytes()));
 }
 
@@ -141,4 +153,65 @@ fn lanes_that_are_gone_give_their_room_back() {
         finish(&mut l, offset);
     }
     assert!(l.lanes.as_ref().unwrap().room() < 100, "{room} before");
+}
+
+/// Records as they are fetched: of so many bytes, in runs, without those that `is_hole`.
+fn fetched(count: i64, bytes: usize, is_hole: impl Fn(i64) -> bool) -> Vec<Arc<Run>> {
+    let records: Vec<Record> = (0..count).filter(|n| !is_hole(*n)).map(|n| record_of(n, bytes)).collect();
+    Run::of(&records)
+}
+
+#[test]
+fn one_record_of_many_that_is_not_done_does_not_keep_their_run() {
+    // Each sixth offset is a hole; each 512th record is never done.
+    for (bytes, is_hole) in [(128, false), (128, true), (1_000, false), (20_000, false), (0, true)] {
+        let mut l = Ledger::new(0, Ordering::None, 2);
+        let stuck = |offset: i64| offset % 512 == 100;
+        let hole = |offset: i64| is_hole && offset % 6 == 5;
+        for run in fetched(100 * 512, bytes, hole) {
+            l.push_all(Millis(0), &run, 0..run.len());
+        }
+        for offset in (0..100 * 512).filter(|n| !hole(*n) && !stuck(*n)) {
+            finish(&mut l, offset);
+        }
+        let left: Vec<i64> = (0..100 * 512).filter(|n| stuck(*n) && !hole(*n)).collect();
+        assert_eq!((l.frontier(), l.not_done()), (100, left.len() as u64));
+        let needed = left.len() * (bytes + 64);
+        let unseen = 2 * (FREED_BYTES_MAX as usize + bytes + FREED_RECORDS_MAX as usize * 64);
+        assert!(l.pinned() <= needed + unseen, "{} bytes for {needed}", l.pinned());
+        // A little traffic more, and they are what is kept.
+        for offset in 51_200..51_200 + 2 * FREED_RECORDS_MAX as i64 {
+            push(&mut l, record(offset));
+            finish(&mut l, offset);
+        }
+        assert!(l.pinned() <= needed, "{} bytes for {needed}", l.pinned());
+        let mut dealer = Always(Choice::Take, Vec::new());
+        l.deal(u64::MAX, &mut dealer);
+        assert_eq!(dealer.1, left, "and they are what they were");
+        let slot = |offset| l.find(offset).and_then(|at| l.slot(at));
+        assert!(left.iter().all(|n| slot(*n).unwrap().record().value == record_of(*n, bytes).value.as_deref()));
+        for offset in left {
+            let (base, bits) = (offset - 3, 1 << 3);
+            assert_eq!(l.finish_leased(base, bits), deals::Finished { records: 1, bytes: bytes as u64 });
+            l.advance();
+        }
+        assert_eq!((l.frontier(), l.bytes(), l.pinned()), (51_200 + 2 * FREED_RECORDS_MAX as i64, 0, 0));
+    }
+}
+
+#[test]
+fn records_that_were_done_before_they_came_do_not_keep_the_run_of_the_others() {
+    let mut l = Ledger::new(0, Ordering::None, 2);
+    for run in fetched(20 * FREED_RECORDS_MAX as i64, 128, |_| false) {
+        for index in 0..run.len() {
+            match run.offset(index) % 500 {
+                7 => _ = l.push(Millis(0), &run, index, 1),
+                _ => l.push_done(run.offset(index)),
+            }
+            l.advance();
+        }
+    }
+    // What was not seen twice yet, a run beyond, and the records.
+    let unseen = 2 * FREED_RECORDS_MAX as usize * 160 + (80 << 10);
+    assert!(l.not_done() == 164 && l.pinned() < unseen + 164 * 200, "{} bytes for {}", l.pinned(), l.not_done());
 }

@@ -41,7 +41,9 @@ fn what_was_done_above_the_frontier_is_not_dealt_after_a_crash_even_a_second_one
     let s = w.open(None, 1);
     w.receive(0, [0, 1, 2]);
     let outputs = w.poll();
-    assert!(matches!(&outputs[..], [Output::Deliver { batches, .. }] if batches[0].records[0].attempts == 1));
+    assert!(
+        matches!(&outputs[..], [Output::Deliver { batches, .. }] if batches[0].records.iter().next().unwrap().attempts == 1)
+    );
     w.ack(s, 1, 0, 0);
     let outputs = w.after(250);
     let (offset, metadata) = w.committed(&outputs).unwrap();

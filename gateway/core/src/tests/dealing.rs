@@ -134,8 +134,8 @@ fn a_million_records_go_through_behind_a_stuck_one() {
                 committed = w.committed(&[output]).or(committed);
                 continue;
             };
-            let (first, last) = (&batches[0].records[0], &batches[0].records[batches[0].records.len() - 1]);
-            let offsets = vec![range(first.record.offset, last.record.offset)];
+            let offsets: Vec<i64> = batches[0].records.iter().map(|dealt| dealt.record.offset).collect();
+            let offsets = vec![range(offsets[0], offsets[offsets.len() - 1])];
             acked += batches[0].records.len();
             let settlements = vec![Settlement { leases: leases(0, &offsets), outcome: Outcome::Ack }];
             let settlements = Settlements { seen: sequence, settlements, ..Settlements::default() };

@@ -271,7 +271,9 @@ fn failures_that_were_answered_come_before_others() {
     w.open(None, 10_000);
     w.receive(0, [1_700]);
     let outputs = w.poll();
-    assert!(matches!(&outputs[..], [Output::Deliver { batches, .. }] if batches[0].records[0].attempts == 1));
+    assert!(
+        matches!(&outputs[..], [Output::Deliver { batches, .. }] if batches[0].records.iter().next().unwrap().attempts == 1)
+    );
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn each_failure_waits_longer_up_to_a_limit_and_a_clients_delay_wins_and_counts()
         let outputs = w.after(1);
         assert_eq!(dealt(&outputs), [(1, frame + 1, vec![0])]);
         let attempts = outputs.iter().find_map(|output| match output {
-            Output::Deliver { batches, .. } => Some(u64::from(batches[0].records[0].attempts)),
+            Output::Deliver { batches, .. } => Some(u64::from(batches[0].records.iter().next().unwrap().attempts)),
             _ => None,
         });
         assert_eq!(attempts, Some(frame));

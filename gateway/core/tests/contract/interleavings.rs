@@ -119,7 +119,7 @@ impl Case {
         for output in std::mem::take(&mut self.driver.out) {
             match output {
                 Output::Deliver { session, sequence, batches } => {
-                    let records = batches.iter().flat_map(|b| &b.records).map(|d| (d.record.offset, d.attempts));
+                    let records = batches.iter().flat_map(|b| b.records.iter()).map(|d| (d.record.offset, d.attempts));
                     let peer = self.peers.iter_mut().find(|p| p.session == session).expect("a session of ours");
                     peer.to_client.push_back((sequence, records.collect()));
                 }

@@ -277,7 +277,7 @@ impl Script {
                 let mut text = format!("{}: frame {sequence}:", self.name(*session));
                 for batch in batches {
                     let _ = write!(text, " p{}", batch.partition.partition);
-                    for dealt in &batch.records {
+                    for dealt in batch.records.iter() {
                         let _ = write!(text, " {}", dealt.record.offset);
                         if dealt.attempts > 0 {
                             let _ = write!(text, "({})", dealt.attempts);

@@ -22,9 +22,9 @@ pub(crate) struct Batch<'q> {
     queue: PhantomData<&'q Queue>,
 }
 
-/// Neighbours in a batch: records of one partition, or one consumer error. Never empty.
+/// Neighbours in a batch: records of one partition, or one consumer error. Not empty as they come from a batch.
 #[derive(Clone, Copy)]
-pub(crate) struct Run<'b>(&'b [*mut sys::rd_kafka_message_t]);
+pub(crate) struct Neighbours<'b>(&'b [*mut sys::rd_kafka_message_t]);
 
 /// One record or consumer error of a batch.
 #[derive(Clone, Copy)]
@@ -46,8 +46,8 @@ impl<'q> Batch<'q> {
         self.messages.len()
     }
 
-    pub(crate) fn runs(&self) -> impl Iterator<Item = Run<'_>> {
-        self.messages.chunk_by(|one, next| view(one).joins(view(next))).map(Run)
+    pub(crate) fn neighbours(&self) -> impl Iterator<Item = Neighbours<'_>> {
+        self.messages.chunk_by(|one, next| view(one).joins(view(next))).map(Neighbours)
     }
 }
 
@@ -58,7 +58,7 @@ fn view(message: &*mut sys::rd_kafka_message_t) -> MessageView<'_> {
     MessageView(unsafe { &**message })
 }
 
-impl<'b> Run<'b> {
+impl<'b> Neighbours<'b> {
     pub(crate) fn first(self) -> MessageView<'b> {
         view(&self.0[0])
     }
@@ -67,8 +67,17 @@ impl<'b> Run<'b> {
         view(&self.0[self.0.len() - 1])
     }
 
+    pub(crate) fn len(self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn iter(self) -> impl ExactSizeIterator<Item = MessageView<'b>> {
         self.0.iter().map(view)
+    }
+
+    /// All but the first so many.
+    pub(crate) fn skip(self, count: usize) -> Self {
+        Self(&self.0[count..])
     }
 }
 
@@ -113,6 +122,13 @@ impl<'a> MessageView<'a> {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: a live message, and a place for the kind.
         unsafe { sys::rd_kafka_message_timestamp(self.0, &raw mut kind) }
+    }
+
+    /// Of key and value.
+    pub(crate) fn bytes(&self) -> usize {
+        let key = if self.0.key.is_null() { 0 } else { self.0.key_len };
+        let value = if self.0.payload.is_null() { 0 } else { self.0.len };
+        key + value
     }
 
     pub(crate) fn key(&self) -> Option<&'a [u8]> {

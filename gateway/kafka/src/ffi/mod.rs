@@ -10,7 +10,7 @@ mod event;
 mod handle;
 mod list;
 
-pub(crate) use batch::{Batch, MessageView, Run};
+pub(crate) use batch::{Batch, MessageView, Neighbours};
 pub(crate) use event::{Event, Queue};
 pub(crate) use handle::{Handle, Purpose};
 pub(crate) use list::{List, OFFSET_NONE, PartitionResult};

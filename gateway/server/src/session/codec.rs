@@ -2,7 +2,7 @@
 //! as prost writes `v1::Delivery`, but in one pass, with no message in between and with its room known beforehand.
 
 use bytes::BufMut;
-use sluice_core::{Batch, Dealt, Header};
+use sluice_core::{Batch, Dealt};
 use sluice_proto::v1::{ConsumeRequest, ConsumeResponse};
 use tonic::Status;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
@@ -44,7 +44,12 @@ mod field {
 }
 
 /// Tag, length and the fixed fields of a record, at their longest: 6 and 2 × 11 bytes.
-const RECORD_HEAD_BYTES_MAX: usize = 32;
+const RECORD_HEAD_BYTES_MAX: usize = 28;
+/// A key of at most this is put together with what stands before and after it.
+const SHORT_KEY_BYTES_MAX: usize = 64;
+/// Tag and length of key and value, at their longest.
+const LENGTHS_BYTES_MAX: usize = 12;
+const HEAD_BYTES_MAX: usize = RECORD_HEAD_BYTES_MAX + SHORT_KEY_BYTES_MAX + LENGTHS_BYTES_MAX;
 
 // === impl FrameCodec, FrameEncoder ===
 
@@ -86,37 +91,49 @@ impl Encoder for FrameEncoder {
 struct Sizes {
     delivery: usize,
     batches: Vec<usize>,
+    /// Of all batches, one after another.
+    records: Vec<usize>,
 }
 
 impl Sizes {
     fn of(sequence: u64, batches: &[Batch]) -> Self {
-        let batches: Vec<usize> = batches.iter().map(batch_len).collect();
+        let mut records = Vec::with_capacity(batches.iter().map(|batch| batch.records.len()).sum());
+        let batches: Vec<usize> = batches.iter().map(|batch| batch_len(batch, &mut records)).collect();
         let delivery = number_len(sequence) + batches.iter().copied().map(nested_len).sum::<usize>();
-        Self { delivery, batches }
+        Self { delivery, batches, records }
     }
 }
 
-fn batch_len(batch: &Batch) -> usize {
-    text_len(&batch.partition.topic)
+/// Also adds the length of each record.
+fn batch_len(batch: &Batch, records: &mut Vec<usize>) -> usize {
+    let mut len = text_len(&batch.partition.topic)
         + number_len(signed(batch.partition.partition.into()))
-        + number_len(signed(batch.epoch.0))
-        + batch.records.iter().map(|dealt| nested_len(record_len(dealt))).sum::<usize>()
+        + number_len(signed(batch.epoch.0));
+    batch.records.iter().for_each(|dealt| {
+        let record = record_len(&dealt);
+        records.push(record);
+        len += nested_len(record);
+    });
+    len
 }
 
-fn record_len(dealt: &Dealt) -> usize {
+fn record_len(dealt: &Dealt<'_>) -> usize {
     let record = &dealt.record;
-    let optional = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, |bytes| nested_len(bytes.len()));
-    let headers = record.headers.as_deref().unwrap_or_default();
+    let headers = record.headers.iter().map(|(name, value)| nested_len(header_len(name, value)));
     number_len(signed(record.offset))
         + number_len(signed(record.timestamp_ms))
-        + optional(&record.key)
-        + optional(&record.value)
-        + headers.iter().map(|header| nested_len(header_len(header))).sum::<usize>()
+        + optional_len(record.key)
+        + optional_len(record.value)
+        + headers.sum::<usize>()
         + number_len(dealt.attempts.into())
 }
 
-fn header_len(header: &Header) -> usize {
-    text_len(&header.key) + header.value.as_ref().map_or(0, |value| nested_len(value.len()))
+fn header_len(name: &str, value: Option<&[u8]>) -> usize {
+    text_len(name) + optional_len(value)
+}
+
+fn optional_len(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(0, |bytes| nested_len(bytes.len()))
 }
 
 /// A string field; an empty one is left out.
@@ -150,31 +167,46 @@ fn signed(number: i64) -> u64 {
 fn write(sequence: u64, batches: &[Batch], sizes: &Sizes, to: &mut impl BufMut) {
     nested(to, field::RESPONSE_DELIVERY, sizes.delivery);
     number(to, field::DELIVERY_SEQUENCE, sequence);
+    let mut records = sizes.records.iter();
     for (batch, &len) in batches.iter().zip(&sizes.batches) {
         nested(to, field::DELIVERY_BATCHES, len);
         text(to, field::BATCH_TOPIC, &batch.partition.topic);
         number(to, field::BATCH_PARTITION, signed(batch.partition.partition.into()));
         number(to, field::BATCH_EPOCH, signed(batch.epoch.0));
-        batch.records.iter().for_each(|dealt| record(to, dealt));
+        // Each has a length. Not by `zip`, which would ask for one record after another: ranges are walked through faster.
+        batch.records.iter().for_each(|dealt| record(to, &dealt, records.next().copied().unwrap_or_default()));
     }
 }
 
-fn record(to: &mut impl BufMut, dealt: &Dealt) {
+fn record(to: &mut impl BufMut, dealt: &Dealt<'_>, len: usize) {
     let record = &dealt.record;
     // Put together first: each put into the transport's buffer looks for room anew.
-    let mut head = [0; RECORD_HEAD_BYTES_MAX];
+    let mut head = [0; HEAD_BYTES_MAX];
     let mut rest = &mut head[..];
-    nested(&mut rest, field::BATCH_RECORDS, record_len(dealt));
+    nested(&mut rest, field::BATCH_RECORDS, len);
     number(&mut rest, field::RECORD_OFFSET, signed(record.offset));
     number(&mut rest, field::RECORD_TIMESTAMP, signed(record.timestamp_ms));
-    let used = RECORD_HEAD_BYTES_MAX - rest.len();
+    if let Some(key) = record.key {
+        nested(&mut rest, field::RECORD_KEY, key.len());
+        if key.len() <= SHORT_KEY_BYTES_MAX {
+            rest.put_slice(key);
+        } else {
+            let used = HEAD_BYTES_MAX - rest.len();
+            to.put_slice(&head[..used]);
+            to.put_slice(key);
+            rest = &mut head[..];
+        }
+    }
+    if let Some(value) = record.value {
+        nested(&mut rest, field::RECORD_VALUE, value.len());
+    }
+    let used = HEAD_BYTES_MAX - rest.len();
     to.put_slice(&head[..used]);
-    optional(to, field::RECORD_KEY, record.key.as_deref());
-    optional(to, field::RECORD_VALUE, record.value.as_deref());
-    for header in record.headers.as_deref().unwrap_or_default() {
-        nested(to, field::RECORD_HEADERS, header_len(header));
-        text(to, field::HEADER_KEY, &header.key);
-        optional(to, field::HEADER_VALUE, header.value.as_deref());
+    to.put_slice(record.value.unwrap_or_default());
+    for (name, value) in record.headers.iter() {
+        nested(to, field::RECORD_HEADERS, header_len(name, value));
+        text(to, field::HEADER_KEY, name);
+        optional(to, field::HEADER_VALUE, value);
     }
     number(to, field::RECORD_ATTEMPTS, dealt.attempts.into());
 }
@@ -222,7 +254,7 @@ mod tests {
     use proptest::option;
     use proptest::prelude::*;
     use prost::Message as _;
-    use sluice_core::{Epoch, Record, TopicPartition};
+    use sluice_core::{Epoch, Header, Record, TopicPartition};
     use sluice_proto::v1::{self, consume_response::Response};
 
     fn batch_of_prost(batch: &Batch) -> v1::Batch {
@@ -234,8 +266,8 @@ mod tests {
         }
     }
 
-    fn record_of_prost(dealt: &Dealt) -> v1::Record {
-        let record = dealt.record.clone();
+    fn record_of_prost(dealt: Dealt<'_>) -> v1::Record {
+        let record = dealt.record.to_record();
         let header = |h: &Header| v1::Header { key: h.key.to_string(), value: h.value.clone() };
         v1::Record {
             offset: record.offset,
@@ -256,13 +288,12 @@ mod tests {
         option::of(vec(any::<u8>(), 0..300).prop_map(Bytes::from))
     }
 
-    fn records() -> impl Strategy<Value = Dealt> {
+    fn records() -> impl Strategy<Value = (Record, u32)> {
         let header = (".{0,3}", bytes()).prop_map(|(key, value)| Header { key: key.as_str().into(), value });
         let headers = option::of(vec(header, 0..4).prop_map(Into::into));
         (numbers(), numbers(), bytes(), bytes(), headers, prop_oneof![Just(0), any::<u32>()]).prop_map(
-            |(offset, timestamp_ms, key, value, headers, attempts)| Dealt {
-                record: Record { offset, timestamp_ms, key, value, headers },
-                attempts,
+            |(offset, timestamp_ms, key, value, headers, attempts)| {
+                (Record { offset, timestamp_ms, key, value, headers }, attempts)
             },
         )
     }
@@ -271,7 +302,7 @@ mod tests {
         (".{0,5}", any::<i32>(), numbers(), vec(records(), 0..5)).prop_map(|(topic, partition, epoch, records)| Batch {
             partition: TopicPartition::new(topic, partition),
             epoch: Epoch(epoch),
-            records,
+            records: records.into_iter().collect(),
         })
     }
 

@@ -356,14 +356,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_settles_what_it_has_not_read_is_a_flood() {
-        use sluice_core::{Dealt, Epoch, Record, TopicPartition};
+        use sluice_core::{Epoch, Record, TopicPartition};
         use tokio_stream::StreamExt as _;
         let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
         let (sender, transport, mut stream) = channel(permit);
         let profile = nobody();
         let link = Link::new(sender, transport, Window { max_records: 10, max_bytes: 0 }, profile);
         let record = Record { offset: 0, timestamp_ms: 0, key: None, value: None, headers: None };
-        let records = vec![Dealt { record, attempts: 0 }; 511];
+        let records = vec![(record, 0); 511].into_iter().collect();
         let batch = Batch { partition: TopicPartition::new("t", 0), epoch: Epoch(1), records };
         let settle = || link.push(Input::Settle(sluice_core::Settlements::default()));
         link.deliver(1, vec![batch.clone()]);

@@ -30,8 +30,8 @@ impl Driver {
 
     fn on_member_event(&mut self, now: Millis, event: KafkaEvent) {
         match event {
-            KafkaEvent::Records { partition, epoch, records, .. } => {
-                self.engine.records(now, &partition, epoch, records);
+            KafkaEvent::Records { partition, epoch, runs, .. } => {
+                self.engine.runs(now, &partition, epoch, runs);
             }
             KafkaEvent::Position { partition, epoch, next } => self.engine.position(now, &partition, epoch, next),
             KafkaEvent::Committed { partition, epoch, result } => {

@@ -221,7 +221,7 @@ impl Sim {
 
     fn delivered(&mut self, n: usize, session: SessionId, sequence: u64, batches: &[sluice_core::Batch]) {
         for batch in batches {
-            for dealt in &batch.records {
+            for dealt in batch.records.iter() {
                 let key = (batch.partition.clone(), dealt.record.offset);
                 if self.durable.contains(&key) && !self.rewound.contains(&key.0) {
                     self.wrong.push(format!("S4: {key:?} was answered as durable and is delivered again"));

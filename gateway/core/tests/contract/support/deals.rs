@@ -41,7 +41,7 @@ impl Model {
         }
         let before = self.held(session);
         let records: u64 = batches.iter().map(|b| b.records.len() as u64).sum();
-        let bytes: u64 = batches.iter().flat_map(|b| &b.records).map(|d| d.record.bytes() as u64).sum();
+        let bytes: u64 = batches.iter().flat_map(|b| b.records.iter()).map(|d| d.record.bytes() as u64).sum();
         let alone = before.records == 0 && records == 1;
         let over_bytes = window.max_bytes != 0 && before.bytes + bytes > window.max_bytes && !alone;
         if before.records + records > u64::from(window.max_records) || over_bytes {
@@ -77,10 +77,10 @@ impl Model {
         if part.epoch != batch.epoch || part.revoking.is_some() {
             self.violations.push(format!("a delivery from {tp}: of an old epoch, or while it is handed over"));
         }
-        if !batch.records.is_sorted_by(|a, b| a.record.offset < b.record.offset) {
+        if !batch.records.iter().is_sorted_by(|a, b| a.record.offset < b.record.offset) {
             self.violations.push("a batch is not ascending".into());
         }
-        for dealt in &batch.records {
+        for dealt in batch.records.iter() {
             if let Err(why) = self.dealt_record(session, frame, batch, dealt, suspect) {
                 self.broken(format!("{tp} {} to {session:?} in frame {frame}: {why}", dealt.record.offset));
             }
@@ -92,7 +92,7 @@ impl Model {
         session: SessionId,
         frame: u64,
         batch: &Batch,
-        dealt: &sluice_core::Dealt,
+        dealt: sluice_core::Dealt<'_>,
         suspect: bool,
     ) -> Result<(), String> {
         let now = self.now;
