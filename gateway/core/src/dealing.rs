@@ -78,12 +78,20 @@ impl Engine {
         if !self.deal_again || self.paused {
             return None;
         }
-        for _ in 0..self.ring.len() {
+        let output = self.deal_to(now, false).or_else(|| self.deal_to(now, true));
+        self.deal_again = output.is_some();
+        output
+    }
+
+    /// One frame for the next session of those that are relayed, or of those that are not.
+    fn deal_to(&mut self, now: Millis, relayed: bool) -> Option<Output> {
+        for _ in 0..self.rings.of(relayed).len() {
             if self.sums.ready == 0 && self.sums.suspects == 0 {
                 break;
             }
-            let id = self.ring.pop_front()?;
-            let waiting = self.ring.len() as u64 + 1;
+            let ring = self.rings.of(relayed);
+            let id = ring.pop_front()?;
+            let waiting = ring.len() as u64 + 1;
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             let free = session.free();
             if free == 0 {
@@ -96,13 +104,12 @@ impl Engine {
             let session = self.sessions.get_mut(&id)?;
             session.in_ring = session.free() > 0;
             if session.in_ring {
-                self.ring.push_back(id);
+                self.rings.of(relayed).push_back(id);
             }
             if output.is_some() {
                 return output;
             }
         }
-        self.deal_again = false;
         None
     }
 
@@ -167,7 +174,7 @@ impl Engine {
         if session.free() > 0 {
             if !session.in_ring {
                 session.in_ring = true;
-                self.ring.push_back(id);
+                self.rings.of(session.relayed).push_back(id);
             }
             self.deal_again = true;
         }

@@ -10,6 +10,7 @@ use crate::letters::Hand;
 use crate::pace::Pace;
 use crate::partition::{Counted, Partition, Partitions, Pid};
 use crate::policy::{Ordering, Policy};
+use crate::ring::Rings;
 use crate::rng::Rng;
 use crate::run::Run;
 use crate::session::{LeaseKey, Session};
@@ -30,7 +31,7 @@ pub struct Engine {
     pub(crate) timers: Timers,
     pub(crate) outputs: VecDeque<Output>,
     /// Sessions that may have free window, the next to be dealt to first.
-    pub(crate) ring: VecDeque<SessionId>,
+    pub(crate) rings: Rings,
     /// Partitions with something ready, the next to be dealt from first.
     pub(crate) deal_from: VecDeque<Pid>,
     /// Partitions with suspects that may be dealt.
@@ -122,7 +123,7 @@ impl Engine {
             by_consumer: HashMap::new(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
-            ring: VecDeque::new(),
+            rings: Rings::default(),
             deal_from: VecDeque::new(),
             suspects_from: BTreeSet::new(),
             deaths: Deaths::default(),
@@ -280,10 +281,21 @@ impl Engine {
 
     /// A new window.
     pub fn window(&mut self, _now: Millis, session: SessionId, window: Window) {
-        if let Some(session) = self.sessions.get_mut(&session) {
+        self.set_window(session, window, false);
+    }
+
+    /// A new window that is a part of the consumer's: the rest is with other owners. A record larger than its bytes does not
+    /// go into it, not even alone, since only the consumer's whole window may be exceeded, by one record that finds it empty.
+    pub fn window_part(&mut self, _now: Millis, session: SessionId, window: Window) {
+        self.set_window(session, window, true);
+    }
+
+    fn set_window(&mut self, id: SessionId, window: Window, is_part: bool) {
+        if let Some(session) = self.sessions.get_mut(&id) {
             session.set_window(window);
+            session.window_is_part = is_part;
         }
-        self.offer(session);
+        self.offer(id);
     }
 
     /// Settlements of a stream; answered by `Output::Settled`. An unknown session: nothing happens.

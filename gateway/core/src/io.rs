@@ -55,8 +55,11 @@ pub struct Open {
     pub report_commits: bool,
     /// On reconnect: what the client still works on.
     pub holding: Vec<Leases>,
-    /// On reconnect: the last sequence received. Numbering goes on above it.
+    /// On reconnect: the last sequence received. Numbering goes on above it. Where `relayed` it only says whether anything was
+    /// received at all.
     pub seen: u64,
+    /// Another node relays it: sessions of this node are dealt to first, and its frames are numbered by that node.
+    pub relayed: bool,
 }
 
 /// How an `Open` was met.

@@ -22,6 +22,7 @@ mod oversize;
 mod pace;
 mod partition;
 mod policy;
+mod ring;
 mod rng;
 mod run;
 mod session;

@@ -27,13 +27,21 @@ impl Engine {
         let ack_timeout_ms =
             open.ack_timeout_ms.map_or(self.policy.ack_timeout_ms, |ms| ms.min(self.policy.ack_timeout_ms));
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.sequence = session.sequence.max(open.seen.min(SEEN_MAX));
+            // A relayed consumer counts the frames that its edge made of those of all owners; the edge knows which are ours.
+            if !open.relayed {
+                session.sequence = session.sequence.max(open.seen.min(SEEN_MAX));
+            }
+            if std::mem::take(&mut session.in_ring) {
+                self.rings.remove(id, session.relayed);
+            }
+            session.relayed = open.relayed;
             session.ack_timeout_ms = ack_timeout_ms;
             let limit = if open.max_frame_bytes == 0 { FRAME_BYTES_DEFAULT } else { open.max_frame_bytes };
             session.max_frame_bytes = limit as usize;
             session.report_commits = open.report_commits;
             session.draining = false;
             session.set_window(open.window.unwrap_or_default());
+            session.window_is_part = false;
             self.deaths.count(session);
         }
         self.mind_frame_limits(now);
@@ -74,7 +82,7 @@ impl Engine {
             let Some(pid) = self.partitions.live(&leases.partition, leases.epoch) else { continue };
             for range in &leases.offsets {
                 for (key, lease, bits) in session.leases_in(pid, range.first.max(0), range.last) {
-                    if open.seen == 0 || lease.frame <= open.seen {
+                    if open.relayed || open.seen == 0 || lease.frame <= open.seen {
                         *kept.entry(key).or_default() |= bits;
                     }
                 }
@@ -116,7 +124,7 @@ impl Engine {
             self.note_break(now, id);
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if end == End::Broken && session.consumer_id.is_some() {
+        if matches!(end, End::Broken | End::EdgeGone) && session.consumer_id.is_some() {
             if session.broken_until.is_none() {
                 let until = now.plus(self.policy.resume_timeout_ms);
                 session.broken_until = Some(until);
@@ -143,7 +151,7 @@ impl Engine {
             self.by_consumer.remove(consumer);
         }
         if session.in_ring {
-            self.ring.retain(|other| *other != id);
+            self.rings.remove(id, session.relayed);
         }
         self.mind_frame_limits(now);
     }
@@ -153,7 +161,9 @@ impl Session {
     fn new(consumer_id: Option<String>) -> Self {
         Self {
             consumer_id,
+            relayed: false,
             window: Default::default(),
+            window_is_part: false,
             held: 0,
             held_bytes: 0,
             ack_timeout_ms: 0,

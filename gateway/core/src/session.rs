@@ -71,7 +71,11 @@ pub(crate) struct Past {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) consumer_id: Option<String>,
+    /// Another node relays it.
+    pub(crate) relayed: bool,
     pub(crate) window: Window,
+    /// The rest of the consumer's window is with other owners.
+    pub(crate) window_is_part: bool,
     pub(crate) held: u64,
     pub(crate) held_bytes: u64,
     pub(crate) ack_timeout_ms: u64,
@@ -142,7 +146,8 @@ impl Session {
 
     /// Whether a record of so many bytes goes into the window, after `held` records of `held_bytes`.
     pub(crate) fn takes(&self, held: u64, held_bytes: u64, bytes: u64) -> bool {
-        self.window.max_bytes == 0 || held == 0 || held_bytes + bytes <= self.window.max_bytes
+        let alone = held == 0 && !self.window_is_part;
+        self.window.max_bytes == 0 || alone || held_bytes + bytes <= self.window.max_bytes
     }
 
     pub(crate) fn set_window(&mut self, window: Window) {

@@ -5,6 +5,7 @@ mod dealing;
 mod durable;
 mod lanes;
 mod letters;
+mod relayed;
 mod revoking;
 mod sessions;
 mod settling;

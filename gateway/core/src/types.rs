@@ -184,6 +184,8 @@ pub enum End {
     Broken,
     /// What outlived a Drain's grace: returned, uncounted.
     Drained,
+    /// The node that relayed it is gone, and took all of its sessions with it: as `Broken`, and nobody's fault.
+    EdgeGone,
 }
 
 impl TopicPartition {

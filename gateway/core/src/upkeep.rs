@@ -105,7 +105,7 @@ impl Engine {
     /// room that nothing ready fits, the next record may be the one that does.
     pub(crate) fn mind_ahead(&mut self) -> Option<Output> {
         let (bytes, max) = (self.sums.ready_bytes(), self.policy.ready_bytes_max);
-        let all_full = self.paused || self.ring.is_empty();
+        let all_full = self.paused || self.rings.is_empty();
         self.ahead = all_full && bytes > 0 && if self.ahead { bytes > max / 2 } else { bytes >= max };
         self.rest_or_go_on()
     }

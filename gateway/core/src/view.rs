@@ -166,6 +166,8 @@ pub struct SessionView {
     pub session: SessionId,
     /// As it came.
     pub consumer_id: Option<String>,
+    /// Another node relays it.
+    pub relayed: bool,
     /// The last window read.
     pub window: Window,
     /// Records it holds.

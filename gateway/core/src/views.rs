@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::ledger::State;
 use crate::partition::{Partition, Pid};
 use crate::policy::Policy;
-use crate::types::{Millis, NextOffset, SessionId};
+use crate::types::{Epoch, Millis, NextOffset, SessionId, TopicPartition};
 use crate::upkeep::is_below;
 use crate::view::{BlockedOn, PartitionView, SessionView, Stats};
 
@@ -51,6 +51,7 @@ impl Engine {
             SessionView {
                 session: *id,
                 consumer_id: session.consumer_id.clone(),
+                relayed: session.relayed,
                 window: session.window,
                 leased: session.held,
                 leased_bytes: session.held_bytes,
@@ -60,6 +61,24 @@ impl Engine {
             }
         };
         self.sessions.iter().map(view).collect()
+    }
+
+    /// What a session holds: records, bytes. An unknown one holds nothing.
+    #[must_use]
+    pub fn held(&self, session: SessionId) -> (u64, u64) {
+        self.sessions.get(&session).map_or((0, 0), |session| (session.held, session.held_bytes))
+    }
+
+    /// Records that would be dealt if somebody had room, in the whole subscription.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.sums.ready + self.sums.suspects
+    }
+
+    /// The same, by partition.
+    pub fn backlogs(&self) -> impl Iterator<Item = (&TopicPartition, Epoch, u64)> {
+        let live = self.partitions.iter().filter(|(_, partition)| !partition.fenced);
+        live.map(|(_, partition)| (&partition.name, partition.epoch, partition.counted.ready + partition.counted.suspects))
     }
 
     /// Leases open in the whole subscription.

@@ -351,9 +351,10 @@ impl World {
             }
             Op::Close { who, end } => {
                 let Some(session) = self.session(who) else { return };
-                let end = match end % 4 {
+                let end = match end % 5 {
                     0 | 1 => End::Broken,
                     2 => End::HalfClose,
+                    3 => End::EdgeGone,
                     _ => End::Drained,
                 };
                 self.close(session, end);
@@ -403,6 +404,7 @@ impl World {
             report_commits: records.is_multiple_of(2),
             holding,
             seen,
+            relayed: records.is_multiple_of(4),
             ..Open::default()
         };
         self.open(open);

@@ -78,6 +78,7 @@ impl Decoder {
             report_commits: subscribe.report_commits,
             holding: subscribe.holding.into_iter().map(|leases| self.leases(leases)).collect(),
             seen: subscribe.seen,
+            relayed: false,
         })
     }
 }

@@ -32,12 +32,15 @@ impl Model {
         };
         let (window, expected) = (s.window, s.last_frame + 1);
         let silent = [(s.broken.is_some(), "broken"), (s.draining, "draining"), (self.paused, "paused")];
-        let (unresponsive, frame_limit) = (s.unresponsive, s.max_frame_bytes);
+        let (unresponsive, frame_limit, relayed) = (s.unresponsive, s.max_frame_bytes, s.relayed);
         for (_, why) in silent.iter().filter(|(is, _)| *is) {
             self.broken(format!("a delivery to {session:?} while {why}"));
         }
         if sequence != expected {
             self.broken(format!("frame {sequence} to {session:?}, should be {expected}"));
+        }
+        if relayed && let Some(other) = self.near_and_empty(batches) {
+            self.broken(format!("a delivery to {session:?}, which is relayed, while {other:?} of this node holds nothing"));
         }
         let before = self.held(session);
         let records: u64 = batches.iter().map(|b| b.records.len() as u64).sum();
@@ -66,6 +69,21 @@ impl Model {
         let s = self.sessions.get_mut(&session).expect("looked up above");
         s.last_frame = sequence;
         s.dealt += records;
+    }
+
+    /// A session of this node that would have taken these records: it holds nothing, and nothing keeps them from it.
+    fn near_and_empty(&self, batches: &[Batch]) -> Option<SessionId> {
+        let slot = |b: &Batch, o: i64| self.parts.get(&b.partition).and_then(|p| p.slots.get(&o));
+        let slots = || batches.iter().flat_map(|b| b.records.iter().filter_map(move |d| slot(b, d.record.offset)));
+        let has_room = |id: &SessionId| {
+            self.sessions.get(id).is_some_and(|s| {
+                !s.relayed && s.broken.is_none() && !s.draining && s.window.max_records > 0 && s.max_frame_bytes >= 4 << 20
+            })
+        };
+        // What it released itself goes to another first; a suspect waits for one that holds none.
+        let may_have = |id: &SessionId| slots().all(|slot| slot.not_to.is_none_or(|(by, _)| by != *id));
+        let near = self.sessions.keys().filter(|id| has_room(id) && self.held(**id).records == 0 && may_have(id));
+        near.copied().next()
     }
 
     fn dealt_batch(&mut self, session: SessionId, frame: u64, batch: &Batch, suspect: bool) {

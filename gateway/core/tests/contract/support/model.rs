@@ -115,6 +115,8 @@ pub(crate) enum Last {
 #[derive(Debug)]
 pub(crate) struct Sess {
     pub(crate) consumer_id: Option<String>,
+    /// Another node relays it: those of this node come first.
+    pub(crate) relayed: bool,
     pub(crate) window: Window,
     pub(crate) ack_timeout: u64,
     pub(crate) max_frame_bytes: u64,
@@ -398,13 +400,14 @@ impl Model {
         let window = open.window.unwrap_or_default();
         let s = self.sessions.entry(opened.session).or_insert_with(|| Sess {
             consumer_id: open.consumer_id.clone(),
+            relayed: open.relayed,
             window,
             ack_timeout: timeout,
             max_frame_bytes: 0,
             broken: None,
             draining: false,
             broke: None,
-            last_frame: open.seen,
+            last_frame: if open.relayed { 0 } else { open.seen },
             unresponsive: false,
             report_commits: false,
             history: BTreeMap::new(),
@@ -427,7 +430,11 @@ impl Model {
         s.max_frame_bytes = if open.max_frame_bytes == 0 { 4 << 20 } else { u64::from(open.max_frame_bytes) };
         s.broken = None;
         s.draining = false;
-        s.last_frame = s.last_frame.max(open.seen);
+        s.relayed = open.relayed;
+        // Its edge has numbers of its own for what this engine numbers.
+        if !open.relayed {
+            s.last_frame = s.last_frame.max(open.seen);
+        }
         s.report_commits = open.report_commits;
         // Nobody listens any more to what the stream before asked.
         self.answers.retain(|(n, _), _| *n != opened.session);
@@ -442,7 +449,7 @@ impl Model {
             for (offset, slot) in &part.slots {
                 let State::Leased { session, frame, .. } = slot.state else { continue };
                 // What came in a frame that the client did not see, it cannot have.
-                let seen = open.seen == 0 || frame <= open.seen;
+                let seen = open.relayed || open.seen == 0 || frame <= open.seen;
                 if session != opened.session {
                     continue;
                 }
@@ -493,7 +500,7 @@ impl Model {
             self.note_break(session);
         }
         let Some(s) = self.sessions.get_mut(&session) else { return };
-        if end == End::Broken && s.consumer_id.is_some() {
+        if matches!(end, End::Broken | End::EdgeGone) && s.consumer_id.is_some() {
             s.broken.get_or_insert(until);
             // Whatever it was owed, it cannot hear any more.
             self.notices.retain(|n, _| n.session != session);
