@@ -137,7 +137,8 @@ impl Engine {
             if bytes != session.held_bytes {
                 return Err(format!("4: {id:?}: counts {} bytes, holds {bytes}", session.held_bytes));
             }
-            if session.in_ring != self.rings.contains(*id, session.relayed) || (!session.in_ring && session.free() > 0) {
+            if session.in_ring != self.rings.contains(*id, session.relayed) || (!session.in_ring && session.free() > 0)
+            {
                 return Err(format!("5: {id:?}: not in the ring as it should be"));
             }
         }

@@ -78,7 +78,9 @@ impl Engine {
     /// The same, by partition.
     pub fn backlogs(&self) -> impl Iterator<Item = (&TopicPartition, Epoch, u64)> {
         let live = self.partitions.iter().filter(|(_, partition)| !partition.fenced);
-        live.map(|(_, partition)| (&partition.name, partition.epoch, partition.counted.ready + partition.counted.suspects))
+        live.map(|(_, partition)| {
+            (&partition.name, partition.epoch, partition.counted.ready + partition.counted.suspects)
+        })
     }
 
     /// Leases open in the whole subscription.

@@ -40,7 +40,9 @@ impl Model {
             self.broken(format!("frame {sequence} to {session:?}, should be {expected}"));
         }
         if relayed && let Some(other) = self.near_and_empty(batches) {
-            self.broken(format!("a delivery to {session:?}, which is relayed, while {other:?} of this node holds nothing"));
+            self.broken(format!(
+                "a delivery to {session:?}, which is relayed, while {other:?} of this node holds nothing"
+            ));
         }
         let before = self.held(session);
         let records: u64 = batches.iter().map(|b| b.records.len() as u64).sum();
@@ -77,7 +79,11 @@ impl Model {
         let slots = || batches.iter().flat_map(|b| b.records.iter().filter_map(move |d| slot(b, d.record.offset)));
         let has_room = |id: &SessionId| {
             self.sessions.get(id).is_some_and(|s| {
-                !s.relayed && s.broken.is_none() && !s.draining && s.window.max_records > 0 && s.max_frame_bytes >= 4 << 20
+                !s.relayed
+                    && s.broken.is_none()
+                    && !s.draining
+                    && s.window.max_records > 0
+                    && s.max_frame_bytes >= 4 << 20
             })
         };
         // What it released itself goes to another first; a suspect waits for one that holds none.
