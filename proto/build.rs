@@ -5,9 +5,12 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=sluice");
-    let descriptors = protox::compile(["sluice/v1/consumer.proto", "sluice/v1/subscription.proto"], ["."])?;
+    let of_clients = ["sluice/v1/consumer.proto", "sluice/v1/subscription.proto"];
+    // What reflection serves: clients have no use for what nodes say to each other.
+    let served = protox::compile(of_clients, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("sluice_descriptor.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("sluice_descriptor.bin"), served.encode_to_vec())?;
+    let descriptors = protox::compile(of_clients.into_iter().chain(["sluice/peer/v1/peer.proto"]), ["."])?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())
 }

@@ -8,7 +8,16 @@ pub mod v1 {
     tonic::include_proto!("sluice.v1");
 }
 
-/// The serialized `FileDescriptorSet` of everything here, for gRPC reflection.
+/// `sluice.peer.v1`: what the nodes of a cluster say to each other.
+pub mod peer {
+    /// See the module above.
+    #[expect(clippy::allow_attributes, clippy::large_enum_variant, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("sluice.peer.v1");
+    }
+}
+
+/// The serialized `FileDescriptorSet` of `sluice.v1`, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sluice_descriptor.bin"));
 
 /// The revision of the contract that this crate speaks.
