@@ -20,6 +20,9 @@ const PREFETCH_KIB_MAX: u64 = 2_097_151;
 /// librdkafka's bound of intervals and timeouts that it is given in milliseconds.
 const KAFKA_DURATION_MAX: Duration = Duration::from_secs(3_600);
 
+/// More connections to a peer only cost.
+const CONNECTIONS_MAX: u32 = 16;
+
 /// A dead letter of Kafka's default `max.message.bytes` fits.
 const DEAD_LETTER_QUEUE_MIN: Size = Size::mib(2);
 
@@ -83,15 +86,13 @@ fn check_process(config: &Config) -> Vec<Mistake> {
     let same = config.node.listen == config.node.admin_listen && config.node.listen.port() != 0;
     node.require(!same, "admin_listen", || "is the address of node.listen: give it another port".to_owned());
 
+    let peers = check_peers(config);
     let mut log = Checker::new(&["log"]);
     let filter = EnvFilter::try_new(&config.log.level);
     log.require(filter.is_ok(), "level", || "is no level: write error, warn, info, debug or trace".to_owned());
 
     let mut kafka = Checker::new(&["kafka"]);
-    let broker_ok = |broker: &str| {
-        let broker = broker.rsplit_once("://").map_or(broker, |(_, address)| address);
-        broker.trim().rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-    };
+    let broker_ok = |broker: &str| is_host_and_port(broker.rsplit_once("://").map_or(broker, |(_, address)| address));
     kafka.require(config.kafka.brokers.split(',').all(broker_ok), "brokers", || {
         "must be host:port, several separated by commas".to_owned()
     });
@@ -114,7 +115,50 @@ fn check_process(config: &Config) -> Vec<Mistake> {
         format!("is {budget}, and the subscriptions reserve {}: nothing is left for the others", Size(reserved))
     });
     let properties = property_mistakes("properties", &mut kafka, &config.kafka.properties);
-    [node, log, id, limits].into_iter().flat_map(|checker| checker.mistakes).chain(properties).collect()
+    [node, peers, log, id, limits].into_iter().flat_map(|checker| checker.mistakes).chain(properties).collect()
+}
+
+fn is_host_and_port(address: &str) -> bool {
+    address.trim().rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn check_peers(config: &Config) -> Checker {
+    let (mut c, peers) = (Checker::new(&["peers"]), &config.peers);
+    let Some(listen) = peers.listen else {
+        for (key, is_set) in [("addresses", !peers.addresses.is_empty()), ("dns", !peers.dns.is_empty())] {
+            c.require(!is_set, key, || {
+                "has no meaning without peers.listen: add listen = \"host:port\", the address for other nodes"
+                    .to_owned()
+            });
+        }
+        return c;
+    };
+    let same = |other: std::net::SocketAddr| other == listen && listen.port() != 0;
+    c.require(!same(config.node.listen) && !same(config.node.admin_listen), "listen", || {
+        "is an address of [node]: give it another port".to_owned()
+    });
+    c.require(peers.plain || listen.ip().is_loopback(), "plain", || {
+        "must be true where peers.listen is no loopback address: peers speak without encryption, and that must be meant"
+            .to_owned()
+    });
+    c.require(!peers.addresses.is_empty() || !peers.dns.is_empty(), "addresses", || {
+        "is empty, and so is peers.dns: name the nodes of the cluster in one of them".to_owned()
+    });
+    for address in &peers.addresses {
+        c.require(is_host_and_port(address), "addresses", || format!("`{address}` is not host:port"));
+    }
+    for (key, address) in [("dns", &peers.dns), ("advertise", &peers.advertise)] {
+        c.require(address.is_empty() || is_host_and_port(address), key, || "must be host:port".to_owned());
+    }
+    c.positive("resolve_interval", peers.resolve_interval);
+    c.positive("ping_interval", peers.ping_interval);
+    c.require(peers.timeout >= 2 * peers.ping_interval, "timeout", || {
+        format!("must be at least twice ping_interval, {}", humantime::format_duration(peers.ping_interval))
+    });
+    c.require((1..=CONNECTIONS_MAX).contains(&peers.connections), "connections", || {
+        format!("must be from 1 to {CONNECTIONS_MAX}")
+    });
+    c
 }
 
 fn check_subscription(config: &Config, name: &str, s: &SubscriptionConfig) -> Vec<Mistake> {

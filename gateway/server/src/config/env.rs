@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use crate::config::error::{Place, Problem, closest, friendly};
 use crate::config::keys::{Key, Section};
-use crate::config::{Config, KafkaConfig, LimitsConfig, LogConfig, NodeConfig, SubscriptionConfig};
+use crate::config::{Config, KafkaConfig, LimitsConfig, LogConfig, NodeConfig, PeersConfig, SubscriptionConfig};
 
 const PREFIX: &str = "SLUICE_";
 const MAP: &str = <std::collections::BTreeMap<String, String> as crate::config::keys::Field>::KIND;
@@ -104,10 +104,11 @@ fn unknown(name: &str, targets: &[Target]) -> String {
 
 /// Every key there is: those of the fixed tables, and those of each subscription in the file.
 fn targets(table: &Table) -> Vec<Target> {
-    let fixed: [(&str, Vec<Key>); 4] = [
+    let fixed: [(&str, Vec<Key>); 5] = [
         ("node", NodeConfig::keys()),
         ("log", LogConfig::keys()),
         ("kafka", KafkaConfig::keys()),
+        ("peers", PeersConfig::keys()),
         ("limits", LimitsConfig::keys()),
     ];
     let names = table.get("subscriptions").and_then(Value::as_table).into_iter().flat_map(Table::keys);

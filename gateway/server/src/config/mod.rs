@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use error::Source;
 pub use error::{ConfigError, Place, Problem};
-pub use sections::{KafkaConfig, LimitsConfig, LogConfig, NodeConfig, RetryConfig, SubscriptionConfig};
+pub use sections::{KafkaConfig, LimitsConfig, LogConfig, NodeConfig, PeersConfig, RetryConfig, SubscriptionConfig};
 pub use values::{Assignor, Join, LogFormat, OnExhausted, Ordering, Protocol, Size, Start};
 
 /// The whole config file.
@@ -33,6 +33,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The Kafka cluster.
     pub kafka: KafkaConfig,
+    /// The other nodes of a cluster.
+    pub peers: PeersConfig,
     /// Limits of the process.
     pub limits: LimitsConfig,
     /// By name.

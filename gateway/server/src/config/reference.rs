@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::config::env::variable;
 use crate::config::keys::{Key, Section};
-use crate::config::{KafkaConfig, LimitsConfig, LogConfig, NodeConfig, SubscriptionConfig};
+use crate::config::{KafkaConfig, LimitsConfig, LogConfig, NodeConfig, PeersConfig, SubscriptionConfig};
 
 const INTRO: &str = "\
 <!-- Made from the doc comments in gateway/server/src/config/sections.rs. Do not edit: change those, and run
@@ -32,6 +32,7 @@ pub fn page() -> String {
     section::<NodeConfig>(&mut page, "node", &["node"]);
     section::<LogConfig>(&mut page, "log", &["log"]);
     section::<KafkaConfig>(&mut page, "kafka", &["kafka"]);
+    section::<PeersConfig>(&mut page, "peers", &["peers"]);
     section::<LimitsConfig>(&mut page, "limits", &["limits"]);
     section::<SubscriptionConfig>(&mut page, "subscriptions.NAME", &["subscriptions", "NAME"]);
     page
@@ -86,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_limits_page_names_keys_and_metrics_that_there_are() {
-        let sections = [NodeConfig::keys(), LimitsConfig::keys(), SubscriptionConfig::keys()];
+        let sections = [NodeConfig::keys(), PeersConfig::keys(), LimitsConfig::keys(), SubscriptionConfig::keys()];
         let keys: Vec<String> = sections.iter().flatten().map(|key| key.path.join(".")).collect();
         let named = words_of_limits(2);
         let unknown: Vec<_> = named.iter().filter(|name| !keys.contains(name)).collect();

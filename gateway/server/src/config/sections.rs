@@ -53,6 +53,35 @@ section! {
 }
 
 section! {
+    /// The other nodes of a cluster. Without `listen` the node is alone. See docs/cluster.md.
+    pub struct PeersConfig {
+        /// Address of the listener for other nodes, never behind the clients' balancer. Port 0 takes a free one. Absent: the node
+        /// is alone, and no other key of this table has a meaning.
+        listen: Option<SocketAddr> = None,
+        /// Where other nodes find this one, as host:port, for people. Empty: the address of the listener.
+        advertise: String = String::new(),
+        /// Nodes of the cluster as host:port. This node itself may be among them: it is known by its answer.
+        addresses: Vec<String> = Vec::new(),
+        /// A DNS name as host:port, of which each address is a node: a headless service. Asked again each `resolve_interval`.
+        dns: String = String::new(),
+        /// How often names are resolved, and peers that are away are tried again at the latest.
+        #[serde(with = "duration")]
+        resolve_interval: Duration = Duration::from_secs(5),
+        /// Peers that hear nothing from each other ask after this.
+        #[serde(with = "duration")]
+        ping_interval: Duration = Duration::from_secs(1),
+        /// A peer from which nothing came for this long is taken for dead: its sessions break, its leases return.
+        #[serde(with = "duration")]
+        timeout: Duration = Duration::from_secs(3),
+        /// Connections to each peer, 1 to 16. Sessions are spread over them.
+        connections: u32 = 4,
+        /// Peers speak without encryption, and believe whoever reaches the port. Must be said in so many words unless `listen` is a
+        /// loopback address. There is no encryption between peers yet: keep the port inside the cluster's own network.
+        plain: bool = false,
+    }
+}
+
+section! {
     /// Limits of the process.
     pub struct LimitsConfig {
         /// Bytes of records held, all subscriptions together. Each subscription has a share of it to itself.

@@ -132,6 +132,10 @@ fn values_that_contradict_each_other_name_the_key_to_change() {
         "[node]\nping_interval = \"1m\"\nadmin_listen = \"127.0.0.1:7070\"\n".to_owned(),
         "[kafka]\nbrokers = \"localhost\"\n".to_owned(),
         "[log]\nlevel = \"a=b=c\"\n".to_owned(),
+        "[peers]\naddresses = [\"a:1\"]\ndns = \"b:1\"\n".to_owned(),
+        "[peers]\nlisten = \"0.0.0.0:7072\"\n".to_owned(),
+        "[peers]\nlisten = \"127.0.0.1:7070\"\naddresses = [\"a\"]\ndns = \"b\"\nadvertise = \"c\"\ntimeout = \"1s\"\nconnections = 0\n"
+            .to_owned(),
         "[limits]\ndead_letter_timeout = \"2h\"\ndead_letter_queue = \"1MiB\"\n".to_owned(),
         format!("[limits]\nmemory_budget = \"1MiB\"\nmax_streams = 0\n{ORDERS}memory_reserved = \"2MiB\"\n"),
     ];
