@@ -55,11 +55,23 @@ pub struct Open {
     pub report_commits: bool,
     /// On reconnect: what the client still works on.
     pub holding: Vec<Leases>,
-    /// On reconnect: the last sequence received. Numbering goes on above it. Where `relayed` it only says whether anything was
-    /// received at all.
+    /// On reconnect: the last sequence received. Numbering goes on above it. With an edge in between it only says whether
+    /// anything was received at all.
     pub seen: u64,
-    /// Another node relays it: sessions of this node are dealt to first, and its frames are numbered by that node.
-    pub relayed: bool,
+    /// Who stands between this engine and the client.
+    pub via: Via,
+}
+
+/// Who stands between the engine and a session's client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Via {
+    /// Nobody: its frames have this engine's numbers.
+    #[default]
+    Nobody,
+    /// The edge of this node, which gives the frames of several owners numbers of its own.
+    NearEdge,
+    /// The edge of another node. It numbers likewise, and sessions of this node are dealt to first.
+    FarEdge,
 }
 
 /// How an `Open` was met.

@@ -39,6 +39,7 @@ pub use batch::{Batch, Dealt, Records};
 pub use engine::Engine;
 pub use io::{
     Answer, Assignment, CommitError, Letter, LetterCause, LetterError, Open, Opened, Output, Restored, Resumed, Ticket,
+    Via,
 };
 pub use metadata::{metadata_attempts, metadata_done, metadata_topic_hash};
 pub use policy::{Backoff, OnExhausted, Ordering, Policy};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::Engine;
-use crate::io::{Open, Opened, Resumed};
+use crate::io::{Open, Opened, Resumed, Via};
 use crate::leases::How;
 use crate::pace::Pace;
 use crate::partition::Pid;
@@ -27,14 +27,14 @@ impl Engine {
         let ack_timeout_ms =
             open.ack_timeout_ms.map_or(self.policy.ack_timeout_ms, |ms| ms.min(self.policy.ack_timeout_ms));
         if let Some(session) = self.sessions.get_mut(&id) {
-            // A relayed consumer counts the frames that its edge made of those of all owners; the edge knows which are ours.
-            if !open.relayed {
+            // With an edge in between a consumer counts the frames that were made of those of all owners.
+            if open.via == Via::Nobody {
                 session.sequence = session.sequence.max(open.seen.min(SEEN_MAX));
             }
             if std::mem::take(&mut session.in_ring) {
                 self.rings.remove(id, session.relayed);
             }
-            session.relayed = open.relayed;
+            session.relayed = open.via == Via::FarEdge;
             session.ack_timeout_ms = ack_timeout_ms;
             let limit = if open.max_frame_bytes == 0 { FRAME_BYTES_DEFAULT } else { open.max_frame_bytes };
             session.max_frame_bytes = limit as usize;
@@ -82,7 +82,7 @@ impl Engine {
             let Some(pid) = self.partitions.live(&leases.partition, leases.epoch) else { continue };
             for range in &leases.offsets {
                 for (key, lease, bits) in session.leases_in(pid, range.first.max(0), range.last) {
-                    if open.relayed || open.seen == 0 || lease.frame <= open.seen {
+                    if open.via != Via::Nobody || open.seen == 0 || lease.frame <= open.seen {
                         *kept.entry(key).or_default() |= bits;
                     }
                 }

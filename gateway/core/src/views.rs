@@ -69,6 +69,12 @@ impl Engine {
         self.sessions.get(&session).map_or((0, 0), |session| (session.held, session.held_bytes))
     }
 
+    /// The number of the last frame to a session. An unknown one had none.
+    #[must_use]
+    pub fn sequence(&self, session: SessionId) -> u64 {
+        self.sessions.get(&session).map_or(0, |session| session.sequence)
+    }
+
     /// Records that would be dealt if somebody had room, in the whole subscription.
     #[must_use]
     pub fn backlog(&self) -> u64 {

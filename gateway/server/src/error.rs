@@ -42,13 +42,25 @@ pub(crate) enum Error {
     Superseded { by: String },
     #[error("nothing came from the client for {}", humantime::format_duration(*.0))]
     SessionTimeout(Duration),
+    #[error("{message}")]
+    Owner { reason: &'static str, message: String },
     #[error("this node is shutting down")]
     ShuttingDown,
     #[error("the subscription's driver has stopped")]
     Stopped,
 }
 
+/// Reasons for which the owner of a partition may end a session that another node relays.
+const OF_OWNERS: [&str; 5] =
+    ["CONSUMER_SUPERSEDED", "SETTLE_FLOOD", "FRAME_TOO_LARGE", "INVALID_FIELD", "SESSION_TIMEOUT"];
+
 impl Error {
+    /// An owner ended a session, and with it its client's stream.
+    pub(crate) fn of_owner(reason: &str, message: String) -> Self {
+        let reason = OF_OWNERS.into_iter().find(|known| *known == reason).unwrap_or("SHUTTING_DOWN");
+        Self::Owner { reason, message }
+    }
+
     /// `ErrorInfo.reason`: the word that a program compares.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -66,6 +78,7 @@ impl Error {
             Self::FrameTooLarge(_) => "FRAME_TOO_LARGE",
             Self::Superseded { .. } => "CONSUMER_SUPERSEDED",
             Self::SessionTimeout(_) => "SESSION_TIMEOUT",
+            Self::Owner { reason, .. } => reason,
             Self::ShuttingDown | Self::Stopped => "SHUTTING_DOWN",
         }
     }
@@ -80,6 +93,12 @@ impl Error {
             Self::TopicMissing(_) | Self::SpecMismatch { .. } => Code::FailedPrecondition,
             Self::StreamLimit(_) | Self::SettleFlood(_) | Self::FrameTooLarge(_) => Code::ResourceExhausted,
             Self::Superseded { .. } => Code::Aborted,
+            Self::Owner { reason, .. } => match *reason {
+                "CONSUMER_SUPERSEDED" => Code::Aborted,
+                "SETTLE_FLOOD" | "FRAME_TOO_LARGE" => Code::ResourceExhausted,
+                "INVALID_FIELD" => Code::InvalidArgument,
+                _ => Code::Unavailable,
+            },
             Self::SessionTimeout(_) | Self::ShuttingDown | Self::Stopped => Code::Unavailable,
         }
     }

@@ -7,6 +7,7 @@ mod dev;
 mod error;
 mod metrics;
 pub mod node;
+mod peer;
 mod random;
 mod services;
 mod session;

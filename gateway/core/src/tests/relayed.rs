@@ -6,7 +6,7 @@ impl World {
     fn open_relayed(&mut self, consumer: Option<&str>, max_records: u32, seen: u64) -> SessionId {
         let window = Some(Window { max_records, max_bytes: 0 });
         let consumer_id = consumer.map(Into::into);
-        self.engine.open(self.now, Open { consumer_id, window, relayed: true, seen, ..Open::default() }).session
+        self.engine.open(self.now, Open { consumer_id, window, via: Via::FarEdge, seen, ..Open::default() }).session
     }
 }
 
@@ -63,7 +63,8 @@ fn of_a_relayed_consumer_all_that_both_sides_have_is_kept_whatever_its_edge_coun
     let window = Some(Window { max_records: 2, max_bytes: 0 });
     let consumer_id = Some("a".into());
     // The edge that is gone had given the client's frames numbers of its own.
-    let open = Open { consumer_id, window, holding: holding.clone(), seen: 1_000, relayed: true, ..Open::default() };
+    let open =
+        Open { consumer_id, window, holding: holding.clone(), seen: 1_000, via: Via::NearEdge, ..Open::default() };
     assert_eq!(w.engine.open(w.now, open).held, holding);
     assert_eq!(dealt(&w.poll()), [(s.0, 2, vec![0])], "the owner's numbering goes on");
 }

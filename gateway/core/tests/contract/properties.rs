@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use sluice_core::{
     Backoff, CommitError, End, Epoch, Leases, LetterError, Millis, OffsetRange, OnExhausted, Open, Ordering, Outcome,
-    Policy, RevokeReason, SessionId, Settlement, Settlements, TopicPartition, Window,
+    Policy, RevokeReason, SessionId, Settlement, Settlements, TopicPartition, Via, Window,
 };
 
 use crate::support::client;
@@ -404,7 +404,7 @@ impl World {
             report_commits: records.is_multiple_of(2),
             holding,
             seen,
-            relayed: records.is_multiple_of(4),
+            via: [Via::Nobody, Via::Nobody, Via::NearEdge, Via::FarEdge][usize::from(records % 4)],
             ..Open::default()
         };
         self.open(open);

@@ -48,6 +48,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let listening = serde_json::json!({
         "event": "listening", "grpc": node.grpc_addr().to_string(), "admin": node.admin_addr().to_string(),
+        "peers": node.peers_addr().map(|address| address.to_string()),
     });
     Output.line(listening)?;
     let (signal, _) = signals.next().await;

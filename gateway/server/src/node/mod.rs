@@ -26,6 +26,7 @@ pub(crate) use shared::Shared;
 use crate::admin;
 use crate::config::{Config, Join, SubscriptionConfig};
 use crate::metrics::Exporter;
+use crate::peer;
 use crate::services::{Consumer, FrameLimit, Subscriptions};
 use crate::session::Timing;
 use crate::subscription::{self, DeadLetters, Handle, KafkaPort, SessionRegistry, Settings};
@@ -78,7 +79,10 @@ impl Node {
 
         let changed = Arc::new(Notify::new());
         let sessions = Arc::new(SessionRegistry::new());
-        let subscriptions = start_subscriptions(&config, &sessions, &changed, &start_writers(&config)?)?;
+        let news = Arc::new(Notify::new());
+        let writers = start_writers(&config)?;
+        let subscriptions = start_subscriptions(&config, &sessions, &changed, &news, &writers)?;
+        let cluster = peer::start(&config, &subscriptions, &sessions, news).await?;
         let shared = Arc::new(Shared {
             name: config.node_name(),
             timing: Timing {
@@ -92,6 +96,7 @@ impl Node {
             streams: Arc::new(AtomicUsize::new(0)),
             unary_ranges: Arc::new(AtomicUsize::new(0)),
             draining: AtomicBool::new(false),
+            cluster,
             refusals: Mutex::default(),
         });
         let close = CancellationToken::new();
@@ -128,6 +133,12 @@ impl Node {
         self.grpc_addr
     }
 
+    /// Where other nodes are served, in a cluster.
+    #[must_use]
+    pub fn peers_addr(&self) -> Option<SocketAddr> {
+        self.shared.cluster.as_ref().map(|cluster| cluster.address())
+    }
+
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
@@ -143,8 +154,17 @@ impl Node {
         self.changed.notify_one();
         let drain_timeout = self.shared.config.node.drain_timeout;
         let drains = self.shared.subscriptions.values().map(|handle| handle.shutdown(drain_timeout));
-        if timeout(drain_timeout + CLOSE_TIMEOUT, futures_util::future::join_all(drains)).await.is_err() {
+        let edges = async {
+            if let Some(cluster) = &self.shared.cluster {
+                cluster.drain(drain_timeout).await;
+            }
+        };
+        let drains = futures_util::future::join(futures_util::future::join_all(drains), edges);
+        if timeout(drain_timeout + CLOSE_TIMEOUT, drains).await.is_err() {
             tracing::warn!("a subscription did not end within the drain timeout");
+        }
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.close();
         }
         self.close.cancel();
         let tasks = self.tasks.lock().map(|mut tasks| std::mem::take(&mut *tasks)).unwrap_or_default();
@@ -189,6 +209,7 @@ fn start_subscriptions(
     config: &Config,
     sessions: &Arc<SessionRegistry>,
     changed: &Arc<Notify>,
+    news: &Arc<Notify>,
     writers: &BTreeMap<String, Arc<LetterWriter>>,
 ) -> anyhow::Result<BTreeMap<String, Arc<Handle>>> {
     let mut subscriptions = BTreeMap::new();
@@ -203,7 +224,7 @@ fn start_subscriptions(
             None => drop(write),
         });
         let port = KafkaPort { send: Box::new(move |command| kafka.send(command)), gate, events, write };
-        let handle = subscription::start(settings(config, name, of), port, sessions.clone(), changed.clone());
+        let handle = subscription::start(settings(config, name, of, news), port, sessions.clone(), changed.clone());
         subscriptions.insert(name.clone(), handle);
     }
     Ok(subscriptions)
@@ -230,7 +251,7 @@ fn start_writers(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<LetterW
     Ok(by_name)
 }
 
-fn settings(config: &Config, name: &str, of: &SubscriptionConfig) -> Settings {
+fn settings(config: &Config, name: &str, of: &SubscriptionConfig, news: &Arc<Notify>) -> Settings {
     Settings {
         name: name.into(),
         policy: config.policy(of),
@@ -246,6 +267,7 @@ fn settings(config: &Config, name: &str, of: &SubscriptionConfig) -> Settings {
         dead_letters: of
             .dead_letter_topic()
             .map(|topic| DeadLetters { topic: topic.to_owned(), group: of.group(name).to_owned() }),
+        news: config.peers.listen.is_some().then(|| news.clone()),
     }
 }
 

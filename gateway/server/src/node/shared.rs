@@ -9,6 +9,7 @@ use sluice_proto::v1;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::peer::Cluster;
 use crate::services::{differences, spec_of};
 use crate::session::Timing;
 use crate::subscription::{Handle, SessionRegistry};
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     /// Ranges of unary settlements that are not answered yet.
     pub(crate) unary_ranges: Arc<AtomicUsize>,
     pub(crate) draining: AtomicBool,
+    /// `None`: the node is alone.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     /// Streams that were refused or ended with a status, by reason.
     pub(crate) refusals: Mutex<BTreeMap<&'static str, u64>>,
 }

@@ -64,6 +64,10 @@ impl Consumer {
         let _permit = Permit::take_many(&self.node.unary_ranges, ranges.sum::<usize>() + 1, UNARY_RANGES_MAX)
             .ok_or_else(|| self.refuse(Error::SettleFlood(UNARY_RANGES_MAX)))?;
         let settlements = Decoder::default().settlements(0, request.durable, request.seen, request.settlements);
+        if let Some(cluster) = &self.node.cluster {
+            let rejections = cluster.settle(&request.session_id, settlements).await?;
+            return Ok(Response::new(SettleResponse { rejections }));
+        }
         let found = self.node.sessions.get(request.session_id.as_str()).map(|entry| entry.value().clone());
         let rejections = match found {
             Some((name, session)) => self.node.subscription(&name)?.settle(session, settlements).await?,

@@ -11,9 +11,10 @@ use tonic::{Request, Response, Status};
 
 use crate::error::Error;
 use crate::node::Shared;
+use crate::peer::edge::ClientView;
 use crate::services::spec_of;
 use crate::session::encode::duration;
-use crate::subscription::{Handle, PartitionSnapshot, SESSION_PREFIX, SessionSnapshot};
+use crate::subscription::{Handle, PartitionSnapshot, SESSION_PREFIX, SessionSnapshot, Snapshot};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -37,68 +38,107 @@ impl Subscriptions {
     }
 
     async fn set_paused(&self, name: &str, paused: bool) -> Result<pb::Subscription, Error> {
-        self.node.subscription(name)?.set_paused(paused).await?;
+        let handle = self.node.subscription(name)?;
+        match &self.node.cluster {
+            Some(cluster) => cluster.set_paused(name, paused).await?,
+            None => handle.set_paused(paused).await?,
+        }
         Ok(pb::Subscription { paused, ..self.subscription(name)? })
     }
+}
 
-    fn partition(&self, handle: &Handle, snapshot: PartitionSnapshot) -> pb::Partition {
-        let view = snapshot.view;
-        let (holder, holder_consumer) = snapshot.holder.unwrap_or_default();
-        let unreachable = matches!(handle.state().kafka, KafkaState::Unreachable(_) | KafkaState::Refused(_));
-        let lag = lag(&view, snapshot.watermarks);
-        // The fetch rests for all partitions, also for one that has nothing to fetch.
-        let idle = lag == 0 && view.oldest_undone_offset.is_none();
-        let waits = view.blocked_on.filter(|cause| !idle || *cause != BlockedOn::MemoryBudget);
-        let blocked_on = if unreachable { Some(BlockedOn::Broker) } else { waits };
-        pb::Partition {
-            topic: view.partition.topic.to_string(),
-            partition: view.partition.partition,
-            node: self.node.name.clone(),
-            epoch: view.epoch.0,
-            log_start_offset: snapshot.watermarks.map_or(-1, |(low, _)| low),
-            high_watermark: snapshot.watermarks.map_or(-1, |(_, high)| high),
-            committed_offset: view.committed.map_or(-1, |offset| offset.0),
-            committable_offset: view.committable.0,
-            lag,
-            leased: signed(view.leased),
-            waiting_retry: signed(view.waiting_retry),
-            done_above_frontier: signed(view.done_above_frontier),
-            oldest_undone_offset: view.oldest_undone_offset,
-            oldest_undone_age: view
-                .oldest_undone_offset
-                .map(|_| duration(Duration::from_millis(view.oldest_undone_age_ms))),
-            blocked_on: blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
-            holder_session_id_prefix: holder.chars().take(SESSION_PREFIX).collect(),
-            holder_consumer_id: holder_consumer.unwrap_or_default(),
-            stuck: snapshot.stuck,
-            span: signed(view.span),
-            bytes_held: signed(view.bytes),
-        }
+/// A partition, as an operator sees it.
+pub(crate) fn partition(node: &str, handle: &Handle, snapshot: PartitionSnapshot) -> pb::Partition {
+    let view = snapshot.view;
+    let (holder, holder_consumer) = snapshot.holder.unwrap_or_default();
+    let unreachable = matches!(handle.state().kafka, KafkaState::Unreachable(_) | KafkaState::Refused(_));
+    let lag = lag(&view, snapshot.watermarks);
+    // The fetch rests for all partitions, also for one that has nothing to fetch.
+    let idle = lag == 0 && view.oldest_undone_offset.is_none();
+    let waits = view.blocked_on.filter(|cause| !idle || *cause != BlockedOn::MemoryBudget);
+    let blocked_on = if unreachable { Some(BlockedOn::Broker) } else { waits };
+    pb::Partition {
+        topic: view.partition.topic.to_string(),
+        partition: view.partition.partition,
+        node: node.to_owned(),
+        epoch: view.epoch.0,
+        log_start_offset: snapshot.watermarks.map_or(-1, |(low, _)| low),
+        high_watermark: snapshot.watermarks.map_or(-1, |(_, high)| high),
+        committed_offset: view.committed.map_or(-1, |offset| offset.0),
+        committable_offset: view.committable.0,
+        lag,
+        leased: signed(view.leased),
+        waiting_retry: signed(view.waiting_retry),
+        done_above_frontier: signed(view.done_above_frontier),
+        oldest_undone_offset: view.oldest_undone_offset,
+        oldest_undone_age: view
+            .oldest_undone_offset
+            .map(|_| duration(Duration::from_millis(view.oldest_undone_age_ms))),
+        blocked_on: blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
+        holder_session_id_prefix: holder.chars().take(SESSION_PREFIX).collect(),
+        holder_consumer_id: holder_consumer.unwrap_or_default(),
+        stuck: snapshot.stuck,
+        span: signed(view.span),
+        bytes_held: signed(view.bytes),
     }
+}
 
-    fn consumer(&self, snapshot: SessionSnapshot) -> pb::Consumer {
-        let view = snapshot.view;
-        let (revision, last_seen) =
-            snapshot.live.as_ref().map_or((0, None), |(profile, seen)| (profile.revision, Some((*seen).into())));
-        let (peer, labels, connected_at) = match snapshot.live {
-            Some((profile, _)) => (profile.peer, profile.labels, Some(profile.connected_at.into())),
-            None => Default::default(),
-        };
-        pb::Consumer {
-            consumer_id: view.consumer_id.unwrap_or_default(),
-            session_id_prefix: snapshot.token.chars().take(SESSION_PREFIX).collect(),
-            node: self.node.name.clone(),
-            peer,
-            labels,
-            window_records: i32::try_from(view.window.max_records).unwrap_or(i32::MAX),
-            window_bytes: signed(view.window.max_bytes),
-            leased: signed(view.leased),
-            connected_at,
-            last_seen,
-            blocked_on: view.blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
-            revision,
-        }
+fn consumer(node: &str, snapshot: SessionSnapshot) -> pb::Consumer {
+    let view = snapshot.view;
+    let (revision, last_seen) =
+        snapshot.live.as_ref().map_or((0, None), |(profile, seen)| (profile.revision, Some((*seen).into())));
+    let (peer, labels, connected_at) = match snapshot.live {
+        Some((profile, _)) => (profile.peer, profile.labels, Some(profile.connected_at.into())),
+        None => Default::default(),
+    };
+    pb::Consumer {
+        consumer_id: view.consumer_id.unwrap_or_default(),
+        session_id_prefix: snapshot.token.chars().take(SESSION_PREFIX).collect(),
+        node: node.to_owned(),
+        peer,
+        labels,
+        window_records: i32::try_from(view.window.max_records).unwrap_or(i32::MAX),
+        window_bytes: signed(view.window.max_bytes),
+        leased: signed(view.leased),
+        connected_at,
+        last_seen,
+        blocked_on: view.blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
+        revision,
     }
+}
+
+/// A client whose stream landed on this node, which holds leases of several owners.
+pub(crate) fn client(node: &str, view: ClientView) -> pb::Consumer {
+    let is_full = view.held >= u64::from(view.window.max_records);
+    let blocked_on = match (view.draining, is_full) {
+        (true, _) => Some(BlockedOn::Draining),
+        (false, true) => Some(BlockedOn::NoWindow),
+        (false, false) => None,
+    };
+    pb::Consumer {
+        consumer_id: view.consumer_id.unwrap_or_default(),
+        session_id_prefix: view.token.chars().take(SESSION_PREFIX).collect(),
+        node: node.to_owned(),
+        peer: view.profile.peer,
+        labels: view.profile.labels,
+        window_records: i32::try_from(view.window.max_records).unwrap_or(i32::MAX),
+        window_bytes: signed(view.window.max_bytes),
+        leased: signed(view.held),
+        connected_at: Some(view.profile.connected_at.into()),
+        last_seen: Some(view.last_seen.into()),
+        blocked_on: blocked_on.map_or_else(String::new, |cause| cause.as_str().to_owned()),
+        revision: view.profile.revision,
+    }
+}
+
+/// The counters of this node.
+pub(crate) fn stats_of(snapshot: &Snapshot) -> pb::GetStatsResponse {
+    let partitions = snapshot.partitions.iter().map(|partition| pb::PartitionStats {
+        topic: partition.view.partition.topic.to_string(),
+        partition: partition.view.partition.partition,
+        stats: Some(stats(partition.view.stats)),
+    });
+    pb::GetStatsResponse { total: Some(stats(snapshot.stats)), partitions: partitions.collect() }
 }
 
 /// What is behind the committed offset: to the log's end where it is known, else to what was fetched.
@@ -154,9 +194,14 @@ impl SubscriptionService for Subscriptions {
         &self,
         request: Request<pb::ListPartitionsRequest>,
     ) -> Result<Response<pb::ListPartitionsResponse>, Status> {
-        let handle = self.node.subscription(&request.into_inner().subscription)?;
+        let name = request.into_inner().subscription;
+        let handle = self.node.subscription(&name)?;
+        if let Some(cluster) = &self.node.cluster {
+            let partitions = cluster.view(&name).await?.partitions();
+            return Ok(Response::new(pb::ListPartitionsResponse { partitions }));
+        }
         let snapshot = handle.view().await?;
-        let partitions = snapshot.partitions.into_iter().map(|p| self.partition(&handle, p)).collect();
+        let partitions = snapshot.partitions.into_iter().map(|p| partition(&self.node.name, &handle, p)).collect();
         Ok(Response::new(pb::ListPartitionsResponse { partitions }))
     }
 
@@ -164,22 +209,24 @@ impl SubscriptionService for Subscriptions {
         &self,
         request: Request<pb::ListConsumersRequest>,
     ) -> Result<Response<pb::ListConsumersResponse>, Status> {
-        let handle = self.node.subscription(&request.into_inner().subscription)?;
+        let name = request.into_inner().subscription;
+        let handle = self.node.subscription(&name)?;
+        if let Some(cluster) = &self.node.cluster {
+            let consumers = cluster.view(&name).await?.consumers();
+            return Ok(Response::new(pb::ListConsumersResponse { consumers }));
+        }
         let snapshot = handle.view().await?;
-        let consumers = snapshot.sessions.into_iter().map(|session| self.consumer(session)).collect();
+        let consumers = snapshot.sessions.into_iter().map(|session| consumer(&self.node.name, session)).collect();
         Ok(Response::new(pb::ListConsumersResponse { consumers }))
     }
 
     async fn get_stats(&self, request: Request<pb::GetStatsRequest>) -> Result<Response<pb::GetStatsResponse>, Status> {
-        let handle = self.node.subscription(&request.into_inner().subscription)?;
-        let snapshot = handle.view().await?;
-        let partitions = snapshot.partitions.into_iter().map(|partition| pb::PartitionStats {
-            topic: partition.view.partition.topic.to_string(),
-            partition: partition.view.partition.partition,
-            stats: Some(stats(partition.view.stats)),
-        });
-        let total = Some(stats(snapshot.stats));
-        Ok(Response::new(pb::GetStatsResponse { total, partitions: partitions.collect() }))
+        let name = request.into_inner().subscription;
+        let handle = self.node.subscription(&name)?;
+        if let Some(cluster) = &self.node.cluster {
+            return Ok(Response::new(cluster.view(&name).await?.stats()));
+        }
+        Ok(Response::new(stats_of(&handle.view().await?)))
     }
 
     async fn pause_subscription(

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use prost_types::Duration as ProtoDuration;
 use sluice_core::{
-    Epoch, Leases, OffsetRange, Open, Outcome, RejectReason, Rejection, Settlement, Settlements, TopicPartition, Window,
+    Epoch, Leases, OffsetRange, Open, Outcome, RejectReason, Rejection, Settlement, Settlements, TopicPartition, Via,
+    Window,
 };
 use sluice_proto::v1;
 
@@ -39,7 +40,8 @@ impl Decoder {
         Settlement { leases: self.leases(settlement.leases.unwrap_or_default()), outcome }
     }
 
-    fn leases(&mut self, leases: v1::Leases) -> Leases {
+    /// Leases on the wire.
+    pub(crate) fn leases(&mut self, leases: v1::Leases) -> Leases {
         let topic = match &self.topic {
             Some(topic) if **topic == *leases.topic => topic.clone(),
             _ => self.topic.insert(leases.topic.into()).clone(),
@@ -78,7 +80,7 @@ impl Decoder {
             report_commits: subscribe.report_commits,
             holding: subscribe.holding.into_iter().map(|leases| self.leases(leases)).collect(),
             seen: subscribe.seen,
-            relayed: false,
+            via: Via::Nobody,
         })
     }
 }

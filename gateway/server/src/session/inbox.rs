@@ -13,6 +13,12 @@ const RANGES_MAX: usize = 1 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Input {
     Window(Window),
+    /// From an edge: a window, numbered, to be echoed. `whole`: it is all that the client's window is.
+    Grant {
+        number: u64,
+        window: Window,
+        whole: bool,
+    },
     Settle(Settlements),
 }
 
@@ -32,7 +38,7 @@ impl Input {
     /// What it counts. At least one: a flood of empty frames is a flood too.
     fn ranges(&self) -> usize {
         match self {
-            Self::Window(_) => 1,
+            Self::Window(_) | Self::Grant { .. } => 1,
             Self::Settle(s) => s.settlements.iter().map(|s| s.leases.offsets.len().max(1)).sum::<usize>().max(1),
         }
     }
@@ -58,6 +64,9 @@ impl Inbox {
 
     /// Adds an input; a window replaces one that waits at the end.
     pub(crate) fn push(&mut self, input: Input) -> Result<(), Flood> {
+        if let Input::Grant { window, .. } = &input {
+            self.raise_limit(*window);
+        }
         if let Input::Window(window) = &input {
             self.raise_limit(*window);
             if let Some(Input::Window(last)) = self.inputs.back_mut() {
@@ -186,7 +195,7 @@ mod tests {
             .into_iter()
             .flat_map(|input| match input {
                 Input::Settle(s) => s.settlements.into_iter().flat_map(|s| s.leases.offsets).collect::<Vec<_>>(),
-                Input::Window(_) => Vec::new(),
+                _ => Vec::new(),
             })
             .collect();
         assert!(offsets.len() <= 1_020);
@@ -218,7 +227,7 @@ mod tests {
             .iter()
             .map(|input| match input {
                 Input::Settle(s) => s.settlements.iter().map(|s| s.leases.offsets.len()).collect(),
-                Input::Window(_) => Vec::new(),
+                _ => Vec::new(),
             })
             .collect();
         assert_eq!(shape, [vec![1], vec![1, 1, 1]]);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
-use sluice_core::{Batch, SessionId, Window};
+use sluice_core::{Batch, Leases, SessionId, Window};
 use sluice_proto::v1::consume_response::Response;
 use sluice_proto::v1::{ConsumeResponse, Rejection};
 use tokio::sync::{Notify, mpsc};
@@ -33,11 +33,31 @@ pub(crate) enum Frame {
         batches: Vec<Batch>,
     },
     Message(Box<ConsumeResponse>),
+    /// To an edge only: the session is open. What both sides have, and the last frame's number.
+    Opened {
+        held: Vec<Leases>,
+        sequence: u64,
+    },
+    /// To an edge only: answers a grant, behind all that was dealt before it.
+    Echo {
+        number: u64,
+        held_records: u64,
+        held_bytes: u64,
+    },
     Ping,
     /// Not sent: tells the reader that the transport still takes frames (see `reader`).
     Probe,
     /// The end: OK, or a status.
     End(Result<(), Status>),
+}
+
+/// Where a session's frames go.
+#[derive(Debug)]
+pub(crate) enum Outlet {
+    /// To the transport of its client.
+    Client(mpsc::UnboundedSender<Frame>),
+    /// To an edge, which knows the session by this number.
+    Edge { session: u64, frames: mpsc::UnboundedSender<(u64, Frame)> },
 }
 
 /// What an operator may know of a client.
@@ -75,7 +95,9 @@ pub(crate) struct Link {
     inbox: Mutex<Inbox>,
     /// The driver has been told that the inbox holds something.
     queued: AtomicBool,
-    frames: mpsc::UnboundedSender<Frame>,
+    outlet: Outlet,
+    /// The name that an edge gave to its client for this session; `None`: the driver gives one.
+    pub(crate) token: Option<Arc<str>>,
     /// The driver ended the stream: the reader has nothing more to do.
     pub(crate) over: CancellationToken,
     /// It was told to drain: being superseded is then no fault.
@@ -103,16 +125,7 @@ pub(crate) struct ConsumeStream {
 /// Both ends of the queue of frames, before the client said what it wants.
 pub(crate) fn channel(permit: Permit) -> (mpsc::UnboundedSender<Frame>, Arc<Transport>, ConsumeStream) {
     let (sender, frames) = mpsc::unbounded_channel();
-    let transport = Arc::new(Transport {
-        began: Instant::now(),
-        heard: AtomicU64::new(0),
-        sent: AtomicU64::new(0),
-        taken: AtomicU64::new(0),
-        ping_taken: AtomicU64::new(0),
-        answers: AtomicUsize::new(0),
-        unread: AtomicUsize::new(0),
-        probed: Notify::new(),
-    });
+    let transport = Transport::new();
     (sender, transport.clone(), ConsumeStream { frames, transport, ended: false, _permit: permit })
 }
 
@@ -128,6 +141,14 @@ fn answers(message: &ConsumeResponse) -> usize {
     }
 }
 
+/// Records of a message: those that another node dealt come as one.
+fn unread(message: &ConsumeResponse) -> usize {
+    match &message.response {
+        Some(Response::Delivery(delivery)) => delivery.batches.iter().map(|batch| batch.records.len()).sum(),
+        _ => 0,
+    }
+}
+
 fn records(batches: &[Batch]) -> usize {
     batches.iter().map(|batch| batch.records.len()).sum()
 }
@@ -135,6 +156,19 @@ fn records(batches: &[Batch]) -> usize {
 // === impl Transport ===
 
 impl Transport {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            heard: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            ping_taken: AtomicU64::new(0),
+            answers: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            probed: Notify::new(),
+        })
+    }
+
     /// Milliseconds since the stream began.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
@@ -169,25 +203,53 @@ impl Transport {
     }
 }
 
+// === impl Outlet ===
+
+impl Outlet {
+    /// After the end, or when nobody takes them any more, frames go nowhere.
+    fn send(&self, frame: Frame) {
+        match self {
+            Self::Client(frames) => drop(frames.send(frame)),
+            Self::Edge { session, frames } => drop(frames.send((*session, frame))),
+        }
+    }
+}
+
 // === impl Link ===
 
 impl Link {
+    /// A session that an edge relays: its frames go there, each with this number.
+    pub(crate) fn relayed(
+        session: u64,
+        frames: mpsc::UnboundedSender<(u64, Frame)>,
+        token: Arc<str>,
+        profile: Profile,
+    ) -> Arc<Self> {
+        let outlet = Outlet::Edge { session, frames };
+        Arc::new(Self { token: Some(token), ..Self::of(outlet, Transport::new(), Window::default(), profile) })
+    }
+
+    fn of(outlet: Outlet, transport: Arc<Transport>, window: Window, profile: Profile) -> Self {
+        Self {
+            session: OnceLock::new(),
+            inbox: Mutex::new(Inbox::new(window)),
+            queued: AtomicBool::new(false),
+            outlet,
+            token: None,
+            over: CancellationToken::new(),
+            drained: AtomicBool::new(false),
+            transport,
+            profile,
+        }
+    }
+
     pub(crate) fn new(
         frames: mpsc::UnboundedSender<Frame>,
         transport: Arc<Transport>,
         window: Window,
         profile: Profile,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            session: OnceLock::new(),
-            inbox: Mutex::new(Inbox::new(window)),
-            queued: AtomicBool::new(false),
-            frames,
-            over: CancellationToken::new(),
-            drained: AtomicBool::new(false),
-            transport,
-            profile,
-        })
+        Arc::new(Self::of(Outlet::Client(frames), transport, window, profile))
     }
 
     /// The session, once the engine opened it.
@@ -225,20 +287,45 @@ impl Link {
 
     /// Sends a frame. After the end, or when the client is gone, it goes nowhere.
     pub(crate) fn send(&self, message: ConsumeResponse) {
-        self.transport.answers.fetch_add(answers(&message), Ordering::AcqRel);
-        let _ = self.frames.send(Frame::Message(Box::new(message)));
+        if self.has_reader() {
+            self.transport.answers.fetch_add(answers(&message), Ordering::AcqRel);
+            self.transport.unread.fetch_add(unread(&message), Ordering::AcqRel);
+        }
+        self.outlet.send(Frame::Message(Box::new(message)));
     }
 
     /// Sends records.
     pub(crate) fn deliver(&self, sequence: u64, batches: Vec<Batch>) {
-        self.transport.unread.fetch_add(records(&batches), Ordering::AcqRel);
-        let _ = self.frames.send(Frame::Deliver { sequence, batches });
+        if self.has_reader() {
+            self.transport.unread.fetch_add(records(&batches), Ordering::AcqRel);
+        }
+        self.outlet.send(Frame::Deliver { sequence, batches });
     }
 
     /// Ends the stream, after what was sent before, and its reader at once.
     pub(crate) fn end(&self, result: Result<(), Status>) {
-        let _ = self.frames.send(Frame::End(result));
+        self.outlet.send(Frame::End(result));
         self.over.cancel();
+    }
+
+    /// Sends what only an edge understands: `Frame::Opened`, `Frame::Echo`.
+    pub(crate) fn tell_edge(&self, frame: Frame) {
+        self.outlet.send(frame);
+    }
+
+    /// Another node relays it, or another part of this one does.
+    pub(crate) fn is_relayed(&self) -> bool {
+        matches!(self.outlet, Outlet::Edge { .. })
+    }
+
+    /// What the transport has not taken is counted here. An edge counts for its clients itself.
+    fn has_reader(&self) -> bool {
+        !self.is_relayed()
+    }
+
+    /// Something came for this session.
+    pub(crate) fn hear(&self) {
+        self.transport.hear();
     }
 
     /// When something came from the client last.
@@ -269,12 +356,15 @@ impl Stream for ConsumeStream {
                 }
                 Frame::Message(message) => {
                     self.transport.answers.fetch_sub(answers(&message), Ordering::AcqRel);
+                    self.transport.unread.fetch_sub(unread(&message), Ordering::AcqRel);
                     Outgoing::Message(message)
                 }
                 Frame::Ping => {
                     self.transport.take(true);
                     return Poll::Ready(Some(Ok(Outgoing::Message(Box::new(encode::ping())))));
                 }
+                // No client is told these.
+                Frame::Opened { .. } | Frame::Echo { .. } => continue,
                 Frame::Probe => {
                     self.transport.probed.notify_one();
                     continue;

@@ -12,7 +12,8 @@ mod reader;
 mod silence;
 
 pub(crate) use codec::{FrameCodec, Outgoing};
-pub(crate) use decode::{Decoder, all_not_held};
+pub(crate) use decode::{Decoder, all_not_held, window};
+pub(crate) use inbox::Flood;
 pub(crate) use inbox::Input;
-pub(crate) use link::{ConsumeStream, Link, Permit, Profile, channel};
+pub(crate) use link::{ConsumeStream, Frame, Link, Permit, Profile, channel};
 pub(crate) use reader::{Timing, consume};

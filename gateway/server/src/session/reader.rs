@@ -80,7 +80,7 @@ pub(crate) async fn consume(
     let link = Link::new(frames.clone(), transport, open.window.unwrap_or_default(), profile);
     let resumable = open.consumer_id.is_some();
     link.transport.hear();
-    handle.send(Request::Open { link: link.clone(), open });
+    handle.accept(Request::Open { link: link.clone(), open });
     let timing = node.timing;
     let limits = Limits::new(millis(timing.ping_interval), millis(handle.session_timeout));
     let age_at = Instant::now() + jittered(timing.max_age);
@@ -91,7 +91,7 @@ pub(crate) async fn consume(
             node.refused(error);
         }
         let Reader { link, handle, .. } = reader;
-        handle.send(Request::Close { link, end, error });
+        handle.accept(Request::Close { link, end, error });
     }
 }
 
@@ -191,7 +191,7 @@ impl Reader {
         };
         let wake = self.link.push(input).map_err(|Flood(ranges_max)| Error::SettleFlood(ranges_max))?;
         if wake {
-            self.handle.send(Request::Input(self.link.clone()));
+            self.handle.accept(Request::Input(self.link.clone()));
         }
         Ok(())
     }
@@ -219,7 +219,7 @@ impl Reader {
                 let end = if self.resumable { End::Broken } else { End::Drained };
                 return Err(Ended::With(end, None));
             }
-            self.handle.send(Request::Drain(self.link.clone()));
+            self.handle.accept(Request::Drain(self.link.clone()));
             self.age_at = now + self.timing.grace;
         }
         let transport = &self.link.transport;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::letters::{LetterEnd, Letters};
 use super::membership::{Member, Membership, Step};
+use super::owned::Publisher;
 use super::stuck::Stuck;
 use super::{Counts, KafkaPort, Request, Seats, SessionRegistry, Settings, State, clock};
 use crate::error::Error;
@@ -67,6 +68,8 @@ pub(super) struct Driver {
     pub(super) ended: bool,
     state: watch::Sender<State>,
     changed: Arc<Notify>,
+    /// `None`: the node is alone.
+    owned: Option<Publisher>,
     last_turn: Millis,
 }
 
@@ -88,11 +91,15 @@ impl Driver {
         registry: Arc<SessionRegistry>,
         state: watch::Sender<State>,
         changed: Arc<Notify>,
+        owned: Option<Publisher>,
     ) -> Self {
         let now = clock::now();
         Self {
             engine: Engine::new(settings.policy.clone(), crate::random::number()),
-            member: Member::new(settings.leave_delay, now),
+            member: match owned {
+                None => Member::new(settings.leave_delay, now),
+                Some(_) => Member::in_a_cluster(now),
+            },
             settings,
             kafka,
             requests,
@@ -115,6 +122,7 @@ impl Driver {
             ended: false,
             state,
             changed,
+            owned,
             last_turn: now,
         }
     }
@@ -213,6 +221,9 @@ impl Driver {
         self.pull_outputs(now);
         self.finish_drain(now);
         self.check_stuck(now);
+        if let Some(owned) = &mut self.owned {
+            owned.publish(now, &self.engine);
+        }
         self.publish();
     }
 
@@ -312,7 +323,8 @@ impl Driver {
     /// How long the driver may sleep.
     fn wait(&self, now: Millis) -> Duration {
         let stopping = self.stopping.map(|stopping| stopping.end_at);
-        let wake_at = [self.engine.wake_at(), self.member.leave_at(), self.leave_until, stopping]
+        let news = self.owned.as_ref().and_then(Publisher::due);
+        let wake_at = [self.engine.wake_at(), self.member.leave_at(), self.leave_until, stopping, news]
             .into_iter()
             .flatten()
             .min()
@@ -327,7 +339,7 @@ impl Driver {
 
     fn end_streams(&mut self, how: &Result<(), Error>) {
         for (_, seat) in self.seats.drain() {
-            self.registry.remove(&seat.token);
+            seat.tokens.iter().for_each(|token| drop(self.registry.remove(token)));
             if let Some(link) = seat.link {
                 link.end(how.clone().map_err(Into::into));
             }

@@ -37,11 +37,18 @@ pub(crate) struct Member {
     /// When the last session went; `None` while there is one.
     alone_since: Option<Millis>,
     stopping: bool,
+    /// In a cluster: whether to be a member, which does not follow sessions.
+    told: Option<bool>,
 }
 
 impl Member {
     pub(crate) fn new(leave_delay: Option<Duration>, now: Millis) -> Self {
-        Self { state: Membership::Idle, leave_delay, alone_since: Some(now), stopping: false }
+        Self { state: Membership::Idle, leave_delay, alone_since: Some(now), stopping: false, told: None }
+    }
+
+    /// In a cluster: no member until it is told to be one.
+    pub(crate) fn in_a_cluster(now: Millis) -> Self {
+        Self { told: Some(false), ..Self::new(None, now) }
     }
 
     pub(crate) fn state(&self) -> Membership {
@@ -67,15 +74,23 @@ impl Member {
         self.stopping = true;
     }
 
+    /// In a cluster: be a member, or be none. From then on sessions do not count.
+    pub(crate) fn told(&mut self, wanted: bool) {
+        self.told = Some(wanted);
+    }
+
     /// What is due.
     pub(crate) fn step(&mut self, now: Millis) -> Step {
-        let wanted = !self.stopping && (self.leave_delay.is_none() || self.alone_since.is_none());
+        let by_itself = self.leave_delay.is_none() || self.alone_since.is_none();
+        let wanted = !self.stopping && self.told.unwrap_or(by_itself);
         match self.state {
             Membership::Idle if wanted => {
                 self.state = Membership::Joined;
                 Step::Join
             }
-            Membership::Joined if self.stopping || self.leave_at().is_some_and(|at| at <= now) => {
+            Membership::Joined
+                if self.stopping || self.told == Some(false) || self.leave_at().is_some_and(|at| at <= now) =>
+            {
                 self.state = Membership::Draining;
                 Step::Drain
             }
@@ -85,6 +100,9 @@ impl Member {
 
     /// When `step` has something to do.
     pub(crate) fn leave_at(&self) -> Option<Millis> {
+        if self.told.is_some() {
+            return None;
+        }
         let delay = u64::try_from(self.leave_delay?.as_millis()).unwrap_or(u64::MAX);
         (self.state == Membership::Joined).then_some(())?;
         self.alone_since.map(|since| Millis(since.0.saturating_add(delay)))

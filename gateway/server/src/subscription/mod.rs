@@ -9,13 +9,14 @@ mod events;
 mod letters;
 mod membership;
 mod outputs;
+mod owned;
 mod requests;
 mod stuck;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -28,6 +29,7 @@ use crate::error::Error;
 use crate::session::{Link, Profile};
 pub(crate) use letters::DeadLetters;
 pub(crate) use membership::Membership;
+pub(crate) use owned::{Owned, OwnedPartition};
 
 /// A driver answers a view within this; else the caller goes on without it.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) stuck_after_ms: u64,
     /// `None`: the policy has no dead-letter topic.
     pub(crate) dead_letters: Option<DeadLetters>,
+    /// Told when what the subscription owns has changed; `None`: the node is alone.
+    pub(crate) news: Option<Arc<Notify>>,
 }
 
 /// The Kafka threads, as the driver sees them: a closure, so that tests need no broker.
@@ -83,6 +87,8 @@ pub(crate) enum Request {
     View(oneshot::Sender<Snapshot>),
     /// An operator stops the dealing, or lets it go on.
     SetPaused(bool, oneshot::Sender<()>),
+    /// In a cluster: be a member of the group, or be none.
+    Wanted(bool),
     /// Drain for this long, leave the group, end.
     Shutdown(Duration),
 }
@@ -160,7 +166,10 @@ pub(crate) struct Handle {
     pub(crate) policy: Policy,
     pub(crate) session_timeout: Duration,
     requests: mpsc::UnboundedSender<Request>,
+    /// In a cluster: who takes what clients' streams ask for.
+    front: OnceLock<mpsc::UnboundedSender<Request>>,
     state: watch::Receiver<State>,
+    owned: watch::Receiver<Arc<Owned>>,
 }
 
 /// Starts the driver.
@@ -179,20 +188,46 @@ pub(crate) fn start(
         ended: false,
     };
     let (state_sender, state) = watch::channel(first);
+    let (owned_sender, owned) = watch::channel(Arc::new(Owned::default()));
     let handle = Arc::new(Handle {
         name: settings.name.clone(),
         policy: settings.policy.clone(),
         session_timeout: settings.session_timeout,
         requests,
+        front: OnceLock::new(),
         state,
+        owned,
     });
-    tokio::spawn(driver::Driver::new(settings, kafka, inbox, sessions, state_sender, changed).run());
+    let publisher = settings.news.clone().map(|news| owned::Publisher::new(owned_sender, news));
+    tokio::spawn(driver::Driver::new(settings, kafka, inbox, sessions, state_sender, changed, publisher).run());
     handle
 }
 
 // === impl Handle ===
 
 impl Handle {
+    /// What a client's stream asks for. Never waits.
+    pub(crate) fn accept(&self, request: Request) {
+        match self.front.get() {
+            None => self.send(request),
+            Some(front) => {
+                if let Err(mpsc::error::SendError(request)) = front.send(request) {
+                    refuse(request);
+                }
+            }
+        }
+    }
+
+    /// From now on what clients' streams ask for goes there. Once, before the first stream.
+    pub(crate) fn set_front(&self, front: mpsc::UnboundedSender<Request>) {
+        let _ = self.front.set(front);
+    }
+
+    /// What the subscription owns on this node. Changes only in a cluster.
+    pub(crate) fn owned(&self) -> watch::Receiver<Arc<Owned>> {
+        self.owned.clone()
+    }
+
     /// Never waits. A driver that has ended drops it.
     pub(crate) fn send(&self, request: Request) {
         if let Err(mpsc::error::SendError(request)) = self.requests.send(request) {
@@ -235,7 +270,7 @@ impl Handle {
 }
 
 /// A request that no driver will read: a stream hears so, other callers see their reply dropped.
-fn refuse(request: Request) {
+pub(crate) fn refuse(request: Request) {
     if let Request::Open { link, .. } | Request::Close { link, .. } = request {
         link.end(Err(Error::ShuttingDown.into()));
     }
@@ -246,9 +281,21 @@ fn refuse(request: Request) {
 struct Seat {
     /// The live stream; `None` while the session waits for a resume.
     link: Option<Arc<Link>>,
-    token: Arc<str>,
+    /// Its names on the wire, the newest last: each edge gives it one.
+    tokens: VecDeque<Arc<str>>,
     /// It has a `consumer_id`: after a break the engine keeps it for a while.
     resumable: bool,
+}
+
+/// More names than this a session does not have: the oldest is forgotten.
+const TOKENS_MAX: usize = 4;
+
+// === impl Seat ===
+
+impl Seat {
+    fn token(&self) -> Arc<str> {
+        self.tokens.back().cloned().unwrap_or_else(|| "".into())
+    }
 }
 
 type Seats = HashMap<SessionId, Seat>;

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sluice_core::{Answer, End, Millis, Open, Opened, Rejection, Resumed};
+use sluice_core::{Answer, End, Millis, Open, Opened, Rejection, Resumed, Window};
 use sluice_kafka::KafkaState;
 use sluice_proto::v1::{self, consume_response::Response};
 
 use super::driver::{Driver, Stopping};
 use super::stuck::is_stuck;
-use super::{PartitionSnapshot, Request, Seat, SessionSnapshot, Snapshot};
+use super::{PartitionSnapshot, Request, Seat, SessionSnapshot, Snapshot, TOKENS_MAX};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::session::{Input, Link, encode};
+use crate::session::{Frame, Input, Link, encode};
 
 impl Driver {
     pub(super) fn on_request(&mut self, now: Millis, request: Request) {
@@ -34,6 +34,7 @@ impl Driver {
                 }
             }
             Request::View(reply) => drop(reply.send(self.snapshot(now))),
+            Request::Wanted(wanted) => self.member.told(wanted),
             Request::SetPaused(paused, reply) => {
                 self.paused = paused;
                 self.engine.set_paused(now, paused);
@@ -59,6 +60,10 @@ impl Driver {
         let session = opened.session;
         link.set_session(session);
         let token = self.seat(&opened, link, resumable);
+        if link.is_relayed() {
+            let sequence = self.engine.sequence(session);
+            return link.tell_edge(Frame::Opened { held: opened.held, sequence });
+        }
         let subscribed = v1::Subscribed {
             session_id: token.to_string(),
             held: opened.held.into_iter().map(encode::leases).collect(),
@@ -81,11 +86,18 @@ impl Driver {
                 let by = link.profile.peer.clone();
                 old.end(if drained { Ok(()) } else { Err(Error::Superseded { by }.into()) });
             }
-            return seat.token.clone();
+            if let Some(token) = link.token.clone().filter(|token| !seat.tokens.contains(token)) {
+                if seat.tokens.len() == TOKENS_MAX {
+                    seat.tokens.pop_front().map(|oldest| self.registry.remove(&oldest));
+                }
+                self.registry.insert(token.clone(), (self.settings.name.clone(), opened.session));
+                seat.tokens.push_back(token);
+            }
+            return seat.token();
         }
-        let token: Arc<str> = crate::random::session_token().into();
+        let token = link.token.clone().unwrap_or_else(|| crate::random::session_token().into());
         self.registry.insert(token.clone(), (self.settings.name.clone(), opened.session));
-        self.seats.insert(opened.session, Seat { link: Some(link.clone()), token: token.clone(), resumable });
+        self.seats.insert(opened.session, Seat { link: Some(link.clone()), tokens: [token.clone()].into(), resumable });
         token
     }
 
@@ -110,14 +122,32 @@ impl Driver {
         for input in inputs {
             match input {
                 Input::Window(window) => self.engine.window(now, session, window),
+                Input::Grant { number, window, whole } => self.on_grant(now, link, number, window, whole),
                 Input::Settle(settlements) => self.engine.settle(now, session, settlements),
             }
         }
     }
 
+    /// The echo goes behind all that was dealt: nothing is dealt but when outputs are pulled, and those of before went out.
+    fn on_grant(&mut self, now: Millis, link: &Arc<Link>, number: u64, window: Window, whole: bool) {
+        let Some(session) = link.session() else { return };
+        if whole {
+            self.engine.window(now, session, window);
+        } else {
+            self.engine.window_part(now, session, window);
+        }
+        let (held_records, held_bytes) = self.engine.held(session);
+        link.tell_edge(Frame::Echo { number, held_records, held_bytes });
+    }
+
     fn on_drain(&mut self, now: Millis, link: &Arc<Link>) {
         let Some(session) = link.session().filter(|_| self.is_current(link)) else { return };
+        link.drained.store(true, Ordering::Release);
         self.engine.drain_session(now, session);
+        if link.is_relayed() {
+            // Its edge told it.
+            return;
+        }
         link.send(encode::drain(self.settings.drain_grace, v1::DrainReason::MaxAge));
     }
 
@@ -135,14 +165,14 @@ impl Driver {
     /// The stream's place is empty; the session's name is forgotten unless the engine keeps the session for a resume.
     fn unseat(&mut self, session: sluice_core::SessionId, end: End) {
         match self.seats.get_mut(&session) {
-            Some(seat) if end == End::Broken && seat.resumable => seat.link = None,
+            Some(seat) if matches!(end, End::Broken | End::EdgeGone) && seat.resumable => seat.link = None,
             _ => self.forget_session(session),
         }
     }
 
     pub(super) fn forget_session(&mut self, session: sluice_core::SessionId) {
         if let Some(seat) = self.seats.remove(&session) {
-            self.registry.remove(&seat.token);
+            seat.tokens.iter().for_each(|token| drop(self.registry.remove(token)));
         }
     }
 
@@ -170,7 +200,7 @@ impl Driver {
         let holder_of = |session| {
             let seat = self.seats.get(&session)?;
             let view = sessions.iter().find(|view| view.session == session)?;
-            Some((seat.token.clone(), view.consumer_id.clone()))
+            Some((seat.token(), view.consumer_id.clone()))
         };
         let partitions: Vec<_> = self
             .engine
@@ -186,7 +216,7 @@ impl Driver {
         let sessions = sessions.into_iter().filter_map(|view| {
             let seat = self.seats.get(&view.session)?;
             let live = seat.link.as_ref().map(|link| (link.profile.clone(), link.last_seen()));
-            Some(SessionSnapshot { view, token: seat.token.clone(), live })
+            Some(SessionSnapshot { view, token: seat.token(), live })
         });
         Snapshot {
             stats: self.engine.stats(),

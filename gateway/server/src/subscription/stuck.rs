@@ -47,7 +47,7 @@ impl Driver {
             if told.remove(&view.partition) != Some(offset) {
                 let holder = view.oldest_undone_holder.and_then(|session| self.seats.get(&session));
                 let holder: String =
-                    holder.map(|seat| seat.token.chars().take(super::SESSION_PREFIX).collect()).unwrap_or_default();
+                    holder.map(|seat| seat.token().chars().take(super::SESSION_PREFIX).collect()).unwrap_or_default();
                 tracing::warn!(
                     subscription = %self.settings.name, partition = %view.partition, offset, holder,
                     age_ms = view.oldest_undone_age_ms, span = view.span,

@@ -43,6 +43,7 @@ fn settings(leave_delay: Option<Duration>) -> Settings {
         drain_grace: Duration::from_secs(30),
         stuck_after_ms: 300_000,
         dead_letters: None,
+        news: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::deaths::Break;
 use sluice_core::{
     Assignment, End, Epoch, Leases, Millis, NextOffset, Open, Opened, Policy, Record, Resumed, RevokeReason, SessionId,
-    Ticket, TopicPartition, Window,
+    Ticket, TopicPartition, Via, Window,
 };
 
 /// What a record is to the model.
@@ -400,14 +400,14 @@ impl Model {
         let window = open.window.unwrap_or_default();
         let s = self.sessions.entry(opened.session).or_insert_with(|| Sess {
             consumer_id: open.consumer_id.clone(),
-            relayed: open.relayed,
+            relayed: open.via == Via::FarEdge,
             window,
             ack_timeout: timeout,
             max_frame_bytes: 0,
             broken: None,
             draining: false,
             broke: None,
-            last_frame: if open.relayed { 0 } else { open.seen },
+            last_frame: if open.via == Via::Nobody { open.seen } else { 0 },
             unresponsive: false,
             report_commits: false,
             history: BTreeMap::new(),
@@ -430,9 +430,9 @@ impl Model {
         s.max_frame_bytes = if open.max_frame_bytes == 0 { 4 << 20 } else { u64::from(open.max_frame_bytes) };
         s.broken = None;
         s.draining = false;
-        s.relayed = open.relayed;
+        s.relayed = open.via == Via::FarEdge;
         // Its edge has numbers of its own for what this engine numbers.
-        if !open.relayed {
+        if open.via == Via::Nobody {
             s.last_frame = s.last_frame.max(open.seen);
         }
         s.report_commits = open.report_commits;
@@ -449,7 +449,7 @@ impl Model {
             for (offset, slot) in &part.slots {
                 let State::Leased { session, frame, .. } = slot.state else { continue };
                 // What came in a frame that the client did not see, it cannot have.
-                let seen = open.relayed || open.seen == 0 || frame <= open.seen;
+                let seen = open.via != Via::Nobody || open.seen == 0 || frame <= open.seen;
                 if session != opened.session {
                     continue;
                 }

@@ -1,0 +1,169 @@
+//! What a client holds, as its edge sees it: what is told the client when an owner is gone. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sluice_core::{Epoch, Leases, OffsetRange, TopicPartition};
+
+use crate::peer::OwnerId;
+
+/// Offsets as ranges that do not touch: first → last.
+#[derive(Debug, Default)]
+struct Offsets(BTreeMap<i64, i64>);
+
+#[derive(Debug)]
+struct Held {
+    owner: OwnerId,
+    offsets: Offsets,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Holding {
+    partitions: HashMap<(TopicPartition, Epoch), Held>,
+}
+
+// === impl Offsets ===
+
+impl Offsets {
+    fn add(&mut self, offset: i64) {
+        let before = self.0.range_mut(..=offset).next_back().filter(|(_, last)| **last >= offset - 1);
+        let Some((&first, last)) = before else {
+            let last = self.0.remove(&(offset + 1)).unwrap_or(offset);
+            self.0.insert(offset, last);
+            return;
+        };
+        if *last < offset {
+            *last = offset;
+            if let Some(further) = self.0.remove(&(offset + 1)) {
+                self.0.insert(first, further);
+            }
+        }
+    }
+
+    /// Costs as much as there are ranges within.
+    fn remove(&mut self, first: i64, last: i64) {
+        if first > last {
+            return;
+        }
+        let before = self.0.range(..first).next_back().map(|(from, to)| (*from, *to)).filter(|(_, to)| *to >= first);
+        let within: Vec<(i64, i64)> = self.0.range(first..=last).map(|(from, to)| (*from, *to)).collect();
+        for (from, to) in before.into_iter().chain(within) {
+            self.0.remove(&from);
+            if from < first {
+                self.0.insert(from, first - 1);
+            }
+            if to > last {
+                self.0.insert(last + 1, to);
+            }
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.0.iter().map(|(first, last)| last.abs_diff(*first) + 1).sum()
+    }
+}
+
+// === impl Holding ===
+
+impl Holding {
+    /// The owner dealt these, ascending.
+    pub(crate) fn add(
+        &mut self,
+        owner: OwnerId,
+        partition: TopicPartition,
+        epoch: Epoch,
+        offsets: impl IntoIterator<Item = i64>,
+    ) {
+        let held =
+            self.partitions.entry((partition, epoch)).or_insert_with(|| Held { owner, offsets: Offsets::default() });
+        held.owner = owner;
+        offsets.into_iter().for_each(|offset| held.offsets.add(offset));
+    }
+
+    /// The owner confirmed these after a resume.
+    pub(crate) fn add_leases(&mut self, owner: OwnerId, leases: &Leases) {
+        for range in &leases.offsets {
+            self.add(owner, leases.partition.clone(), leases.epoch, range.first..=range.last);
+        }
+    }
+
+    /// These are settled, or taken back.
+    pub(crate) fn remove(&mut self, leases: &Leases) {
+        let key = (leases.partition.clone(), leases.epoch);
+        let Some(held) = self.partitions.get_mut(&key) else { return };
+        leases.offsets.iter().for_each(|range| held.offsets.remove(range.first, range.last));
+        if held.offsets.0.is_empty() {
+            self.partitions.remove(&key);
+        }
+    }
+
+    /// All that the owner dealt is gone: this.
+    pub(crate) fn remove_owner(&mut self, owner: OwnerId) -> Vec<Leases> {
+        let gone = self.partitions.extract_if(|_, held| held.owner == owner);
+        let leases = gone.map(|((partition, epoch), held)| {
+            let offsets = held.offsets.0.into_iter().map(|(first, last)| OffsetRange { first, last }).collect();
+            Leases { partition, epoch, offsets }
+        });
+        leases.collect()
+    }
+
+    /// Records held, of all owners.
+    pub(crate) fn count(&self) -> u64 {
+        self.partitions.values().map(|held| held.offsets.count()).sum()
+    }
+
+    /// Records held of one owner.
+    pub(crate) fn count_of(&self, owner: OwnerId) -> u64 {
+        self.partitions.values().filter(|held| held.owner == owner).map(|held| held.offsets.count()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn offsets_are_a_set(ops in proptest::collection::vec((any::<bool>(), 0i64..40, 0i64..10), 0..80)) {
+            let (mut offsets, mut set) = (Offsets::default(), BTreeSet::new());
+            for (add, at, more) in ops {
+                if add {
+                    offsets.add(at);
+                    set.insert(at);
+                } else {
+                    offsets.remove(at, at + more - 1);
+                    set.retain(|offset| *offset < at || *offset >= at + more);
+                }
+                let all: Vec<i64> = offsets.0.iter().flat_map(|(first, last)| *first..=*last).collect();
+                prop_assert_eq!(&all, &set.iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(offsets.count(), set.len() as u64);
+                let mut ends = offsets.0.iter().zip(offsets.0.iter().skip(1));
+                prop_assert!(ends.all(|((_, last), (next, _))| last + 1 < *next), "ranges that touch are one");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_owner_dealt_goes_with_it() {
+        let (near, far) = (OwnerId(0), OwnerId(1));
+        let (p, q) = (TopicPartition::new("t", 0), TopicPartition::new("t", 1));
+        let mut holding = Holding::default();
+        holding.add(near, p.clone(), Epoch(1), 0..5);
+        holding.add(far, q.clone(), Epoch(2), 7..9);
+        let leases = |partition: &TopicPartition, epoch, first, last| Leases {
+            partition: partition.clone(),
+            epoch: Epoch(epoch),
+            offsets: vec![OffsetRange { first, last }],
+        };
+        holding.remove(&leases(&p, 1, 0, 2));
+        holding.remove(&leases(&p, 9, 0, 9));
+        assert_eq!((holding.count_of(near), holding.count_of(far), holding.count()), (2, 2, 4));
+        assert_eq!(holding.remove_owner(near), [leases(&p, 1, 3, 4)]);
+        assert_eq!(holding.remove_owner(far), [leases(&q, 2, 7, 8)]);
+        assert_eq!(holding.count(), 0);
+    }
+}

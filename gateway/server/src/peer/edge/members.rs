@@ -1,0 +1,329 @@
+//! Which nodes are members of a subscription's Kafka group: it does not follow clients. Pure.
+//!
+//! While any node has a client of the subscription, its members are the first min(nodes, partitions) by rendezvous hash: more
+//! would hold nothing, and would make every rebalance larger. A node knows the partitions from what owners say they have; while
+//! nobody has any, one member is enough to find out. Nodes may disagree for a while. That costs a rebalance and no record, and a
+//! partition that nobody has for twice Kafka's session timeout makes every node that sees it a member.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::TopicPartition;
+use tokio::time::Instant;
+
+use super::owners::Owners;
+use crate::peer::OwnerId;
+
+/// A node that has just started listens for the others this long before it thinks that it is alone.
+const START_WAIT: Duration = Duration::from_secs(2);
+/// A peer that comes later counts when it has been there this long: one that comes and goes moves nothing.
+const ALIVE_FOR: Duration = Duration::from_secs(10);
+/// A peer that is gone counts for so long after: a connection that is made again moves nothing.
+const GONE_FOR: Duration = Duration::from_secs(2);
+/// A member that should be none stays so long, so that whoever comes for it is there first.
+const LEAVE_AFTER: Duration = Duration::from_secs(3);
+/// A partition that no owner has told of for this long is forgotten.
+const REMEMBERED_FOR: Duration = Duration::from_secs(120);
+/// Who became a member because a partition had none stays one for so long.
+const REGARDLESS_FOR: Duration = Duration::from_secs(300);
+
+/// What it is decided by.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) subscription: Arc<str>,
+    /// This node's address among its peers.
+    pub(crate) address: Arc<str>,
+    /// `None`: members whether there are clients or not.
+    pub(crate) leave_delay: Option<Duration>,
+    pub(crate) kafka_session_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Peer {
+    address: Arc<str>,
+    since: Instant,
+    gone: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Members {
+    settings: Settings,
+    started: Instant,
+    peers: BTreeMap<OwnerId, Peer>,
+    /// When somebody had clients last.
+    clients_at: Option<Instant>,
+    /// When each partition was owned last.
+    partitions: HashMap<TopicPartition, Instant>,
+    /// When it was found that this node should be no member.
+    unwanted_since: Option<Instant>,
+    regardless_until: Option<Instant>,
+    told: Option<bool>,
+}
+
+/// FNV-1a with the finalizer of MurmurHash3: the same on every node, whatever it was built with.
+fn hash(subscription: &str, address: &str) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in subscription.bytes().chain([0]).chain(address.bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+// === impl Members ===
+
+impl Members {
+    pub(crate) fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            settings,
+            started: now,
+            peers: BTreeMap::new(),
+            clients_at: None,
+            partitions: HashMap::new(),
+            unwanted_since: None,
+            regardless_until: None,
+            told: None,
+        }
+    }
+
+    /// A peer is there.
+    pub(crate) fn up(&mut self, owner: OwnerId, address: Arc<str>, now: Instant) {
+        // The same node on another connection, or again.
+        self.peers.retain(|other, peer| *other == owner || peer.address != address);
+        let peer = self.peers.entry(owner).or_insert_with(|| Peer { address, since: now, gone: None });
+        peer.gone = None;
+    }
+
+    /// A peer is gone, for now.
+    pub(crate) fn gone(&mut self, owner: OwnerId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&owner) {
+            peer.gone = Some(now);
+        }
+    }
+
+    /// Whether to be a member; `None`: as before.
+    pub(crate) fn think(&mut self, now: Instant, clients: u64, owners: &Owners) -> Option<bool> {
+        self.look(now, clients, owners);
+        if now < self.started + START_WAIT {
+            return None;
+        }
+        let wanted = self.has_clients(now) && (self.is_first(owners, now) || self.is_regardless(now));
+        let is_member = self.told == Some(true);
+        if !wanted && is_member {
+            let since = *self.unwanted_since.get_or_insert(now);
+            // Without clients nobody comes for it.
+            if self.has_clients(now) && now < since + LEAVE_AFTER {
+                return None;
+            }
+        } else {
+            self.unwanted_since = None;
+        }
+        (self.told.replace(wanted) != Some(wanted)).then_some(wanted)
+    }
+
+    fn look(&mut self, now: Instant, clients: u64, owners: &Owners) {
+        self.peers.retain(|_, peer| peer.gone.is_none_or(|gone| now < gone + GONE_FOR));
+        if clients > 0 || owners.iter().any(|(_, owner)| owner.streams > 0) {
+            self.clients_at = Some(now);
+        }
+        let owned: BTreeSet<&TopicPartition> =
+            owners.iter().flat_map(|(_, owner)| owner.places.keys().map(|(partition, _)| partition)).collect();
+        for partition in owned {
+            match self.partitions.get_mut(partition) {
+                Some(at) => *at = now,
+                None => drop(self.partitions.insert(partition.clone(), now)),
+            }
+        }
+        self.partitions.retain(|_, at| now < *at + REMEMBERED_FOR);
+        let without = 2 * self.settings.kafka_session_timeout;
+        let orphaned = self.partitions.values().any(|at| *at + without <= now);
+        let never = self.partitions.is_empty() && self.started + START_WAIT + without <= now;
+        if (orphaned || never) && self.has_clients(now) && self.regardless_until.is_none() {
+            self.regardless_until = Some(now + REGARDLESS_FOR);
+        }
+        self.regardless_until = self.regardless_until.filter(|until| now < *until);
+    }
+
+    fn has_clients(&self, now: Instant) -> bool {
+        match self.settings.leave_delay {
+            None => true,
+            Some(delay) => self.clients_at.is_some_and(|at| now < at + delay),
+        }
+    }
+
+    fn is_regardless(&self, now: Instant) -> bool {
+        self.regardless_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether this node is among the first, of all that count.
+    fn is_first(&self, owners: &Owners, now: Instant) -> bool {
+        let counts = |(id, peer): &(&OwnerId, &Peer)| {
+            let is_old = peer.since + ALIVE_FOR <= now || peer.since <= self.started + START_WAIT;
+            is_old && owners.get(**id).is_none_or(|owner| !owner.draining)
+        };
+        let rank = |address: &str| hash(&self.settings.subscription, address);
+        let own = (rank(&self.settings.address), &*self.settings.address);
+        let before = |peer: &Peer| (rank(&peer.address), &*peer.address) > own;
+        let ahead = self.peers.iter().filter(counts).filter(|(_, peer)| before(peer)).count();
+        ahead < self.partitions.len().max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::Epoch;
+
+    use super::*;
+
+    /// Nodes that all see each other, and what they own.
+    struct Cluster {
+        nodes: Vec<(Members, Owners)>,
+        now: Instant,
+    }
+
+    fn address(n: usize) -> Arc<str> {
+        format!("node-{n}:7072").into()
+    }
+
+    fn settings(n: usize) -> Settings {
+        Settings {
+            subscription: "orders".into(),
+            address: address(n),
+            leave_delay: Some(Duration::from_secs(10)),
+            kafka_session_timeout: Duration::from_secs(6),
+        }
+    }
+
+    fn id(n: usize) -> OwnerId {
+        OwnerId(u32::try_from(n).unwrap() + 1)
+    }
+
+    impl Cluster {
+        fn new(count: usize) -> Self {
+            let now = Instant::now();
+            let nodes = (0..count).map(|n| (Members::new(settings(n), now), Owners::new())).collect();
+            let mut cluster = Self { nodes, now };
+            for n in 0..count {
+                cluster.meet(n);
+            }
+            cluster
+        }
+
+        fn meet(&mut self, n: usize) {
+            let now = self.now;
+            for other in (0..self.nodes.len()).filter(|other| *other != n) {
+                self.nodes[n].0.up(id(other), address(other), now);
+                self.nodes[other].0.up(id(n), address(n), now);
+            }
+        }
+
+        fn members(&self) -> Vec<usize> {
+            (0..self.nodes.len()).filter(|n| self.nodes[*n].0.told == Some(true)).collect()
+        }
+
+        /// As Kafka would deal partitions to members.
+        fn rebalance(&mut self, partitions: usize) {
+            let members = self.members();
+            let of = |node: usize| -> HashMap<_, _> {
+                let own = (0..partitions).filter(|p| members.get(p % members.len().max(1)) == Some(&node));
+                own.map(|p| ((TopicPartition::new("t", i32::try_from(p).unwrap()), Epoch(1)), 0)).collect()
+            };
+            for viewer in 0..self.nodes.len() {
+                for node in 0..self.nodes.len() {
+                    let owner = if node == viewer { OwnerId::SELF } else { id(node) };
+                    self.nodes[viewer].1.set_places(owner, of(node));
+                }
+            }
+        }
+
+        fn pass(&mut self, seconds: u64, partitions: usize, clients: u64) {
+            for _ in 0..seconds * 2 {
+                self.now += Duration::from_millis(500);
+                for (n, (members, owners)) in self.nodes.iter_mut().enumerate() {
+                    // All clients are on the first node; the others hear so.
+                    if n > 0 {
+                        owners.entry(id(0)).streams = clients;
+                    }
+                    members.think(self.now, if n == 0 { clients } else { 0 }, owners);
+                }
+                self.rebalance(partitions);
+                assert!(self.members().len() <= self.nodes.len().min(partitions.max(1)), "{:?}", self.members());
+            }
+        }
+    }
+
+    #[test]
+    fn of_eight_nodes_as_many_are_members_as_there_are_partitions_and_never_more() {
+        let mut cluster = Cluster::new(8);
+        cluster.pass(5, 3, 0);
+        assert_eq!(cluster.members(), [0; 0], "nobody has a client");
+        cluster.pass(10, 3, 1);
+        assert_eq!(cluster.members().len(), 3);
+        let before = cluster.members();
+        cluster.pass(60, 3, 1);
+        assert_eq!(cluster.members(), before, "and they stay");
+        cluster.pass(9, 3, 0);
+        assert_eq!(cluster.members(), before, "clients may come back");
+        cluster.pass(3, 3, 0);
+        assert_eq!(cluster.members(), [0; 0]);
+    }
+
+    #[test]
+    fn a_member_that_is_gone_is_replaced_and_one_that_comes_back_at_once_is_not() {
+        let mut cluster = Cluster::new(4);
+        cluster.pass(10, 2, 1);
+        let before = cluster.members();
+        let (dead, now) = (before[0], cluster.now);
+        for n in (0..4).filter(|n| *n != dead) {
+            cluster.nodes[n].0.gone(id(dead), now);
+        }
+        cluster.pass(1, 2, 1);
+        assert_eq!(cluster.members(), before);
+        cluster.meet(dead);
+        cluster.pass(5, 2, 1);
+        assert_eq!(cluster.members(), before);
+        let now = cluster.now;
+        for n in (0..4).filter(|n| *n != dead) {
+            cluster.nodes[n].0.gone(id(dead), now);
+        }
+        cluster.nodes[dead].0.told = Some(false);
+        let others: Vec<usize> = (0..4).filter(|n| *n != dead).collect();
+        for _ in 0..10 {
+            cluster.now += Duration::from_millis(500);
+            for n in &others {
+                let (members, owners) = &mut cluster.nodes[*n];
+                members.think(cluster.now, 1, owners);
+            }
+        }
+        assert_eq!(cluster.members().len(), 2);
+    }
+
+    #[test]
+    fn a_partition_that_nobody_has_makes_a_member_of_whoever_sees_it() {
+        let mut cluster = Cluster::new(3);
+        let members = |cluster: &mut Cluster, seconds: u64| {
+            // Whoever should be a member cannot reach Kafka.
+            for _ in 0..seconds * 2 {
+                cluster.now += Duration::from_millis(500);
+                for (members, owners) in &mut cluster.nodes {
+                    members.think(cluster.now, 1, owners);
+                }
+            }
+            cluster.members().len()
+        };
+        assert_eq!(members(&mut cluster, 10), 1);
+        assert_eq!(members(&mut cluster, 10), 3);
+    }
+
+    #[test]
+    fn hashes_are_the_same_in_every_build() {
+        assert_eq!(hash("orders", "node-1:7072"), hash("orders", "node-1:7072"));
+        assert_ne!(hash("orders", "node-1:7072"), hash("orders", "node-2:7072"));
+        let first = |subscription: &str| (0..8).max_by_key(|n| hash(subscription, &address(*n))).unwrap();
+        let spread: BTreeSet<usize> = (0..50).map(|n| first(&format!("subscription-{n}"))).collect();
+        assert!(spread.len() >= 6, "subscriptions are spread over nodes: {spread:?}");
+    }
+}

@@ -1,0 +1,575 @@
+//! One client's stream, merged from its sessions at several owners.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::{End, Leases, Open, Outcome, RejectReason, Rejection, RevokeReason, Settlement, Settlements};
+use sluice_proto::v1::{self, consume_response::Response};
+use tokio::time::Instant;
+
+use super::grants::{Grant, Split};
+use super::holding::Holding;
+use super::numbers::Numbers;
+use super::owners::Owners;
+use super::pending::{Answer, PENDING_RANGES_MAX, Pending};
+use super::way::Way;
+use crate::error::Error;
+use crate::peer::OwnerId;
+use crate::peer::queue::Full;
+use crate::peer::wire::{Ended, FromOwner, Records};
+use crate::session::{Input, Link, encode};
+
+/// A client that may have leases is told which it still has after this at the latest, whoever has not answered.
+const RESUME_WAIT: Duration = Duration::from_millis(500);
+/// What owners are given to answer after their client closed its side.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// How often a window that cannot be split as it should be is looked at again.
+const TURN: Duration = Duration::from_millis(250);
+/// An owner that leaves its part of a window of bytes unused for this long has a record that does not fit it.
+const UNUSED_FOR: Duration = Duration::from_millis(250);
+/// Then it is given the whole window for this long,
+const SOLO_FOR: Duration = Duration::from_secs(1);
+/// and not again before this.
+const SOLO_GAP: Duration = Duration::from_secs(4);
+
+/// What a subscription says to each client.
+#[derive(Debug, Clone)]
+pub(crate) struct Greeting {
+    pub(crate) subscription: Arc<str>,
+    pub(crate) ack_timeout_ms: u64,
+    pub(crate) session_timeout: Duration,
+    pub(crate) ordering: sluice_core::Ordering,
+}
+
+/// A session of the client at one owner.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) session: u64,
+    pub(crate) way: Way,
+    /// Of the connection, where there is one.
+    pub(crate) conn: usize,
+    opened: bool,
+    /// The owner has no partition any more: the session ends when nothing of it is open.
+    retiring: bool,
+}
+
+/// The client closed its side, and owners have not answered.
+#[derive(Debug)]
+struct Closing {
+    error: Option<Error>,
+    until: Instant,
+}
+
+/// What became of the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Lives,
+    /// It is over, and everything is said.
+    Over,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) link: Arc<Link>,
+    pub(crate) open: Open,
+    pub(crate) token: Arc<str>,
+    pub(crate) seats: BTreeMap<OwnerId, Seat>,
+    /// All that it ever had: a stream has an age, so they are few.
+    pub(crate) sessions: Vec<u64>,
+    /// Owners at which this stream had a session already.
+    met: BTreeSet<OwnerId>,
+    split: Split,
+    numbers: Numbers,
+    holding: Holding,
+    pending: Pending,
+    greeting: Greeting,
+    /// `None` when it is subscribed; else what owners confirmed so far, and when it is told.
+    greets: Option<(Vec<Leases>, Instant)>,
+    draining: bool,
+    closing: Option<Closing>,
+    turned_at: Instant,
+    unused: Option<(OwnerId, Instant)>,
+    solo_until: Option<Instant>,
+    solo_not_before: Instant,
+    /// Records that came from this node, and from others.
+    pub(crate) delivered: [u64; 2],
+}
+
+impl Stream {
+    pub(crate) fn new(link: Arc<Link>, open: Open, token: Arc<str>, greeting: Greeting, turn: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            split: Split::new(open.window.unwrap_or_default(), turn),
+            numbers: Numbers::new(open.seen),
+            link,
+            open,
+            token,
+            seats: BTreeMap::new(),
+            sessions: Vec::new(),
+            met: BTreeSet::new(),
+            holding: Holding::default(),
+            pending: Pending::default(),
+            greeting,
+            greets: Some((Vec::new(), now + RESUME_WAIT)),
+            draining: false,
+            closing: None,
+            turned_at: now,
+            unused: None,
+            solo_until: None,
+            solo_not_before: now,
+            delivered: [0; 2],
+        }
+    }
+
+    /// Whether owners may be asked for more sessions.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.draining && self.closing.is_none()
+    }
+
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.greets.is_none()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Records held, and records more that it could hold.
+    pub(crate) fn room(&self) -> (u64, u64) {
+        let held = self.holding.count();
+        (held, u64::from(self.split.window().max_records).saturating_sub(held))
+    }
+
+    pub(crate) fn window(&self) -> sluice_core::Window {
+        self.split.window()
+    }
+
+    // === sessions at owners ===
+
+    /// Opens a session at an owner.
+    pub(crate) fn seat(&mut self, owner: OwnerId, session: u64, conn: usize, way: Way) {
+        let returns = self.open.seen > 0 || !self.open.holding.is_empty() || !self.met.insert(owner);
+        self.met.insert(owner);
+        let mut open = Open { seen: u64::from(returns), ..self.open.clone() };
+        if self.is_subscribed() {
+            open.holding.clear();
+        }
+        way.open(session, &open, &self.token, &self.link.profile, &self.greeting.subscription);
+        self.sessions.push(session);
+        self.seats.insert(owner, Seat { session, way, conn, opened: false, retiring: false });
+    }
+
+    /// What its owners are like now.
+    pub(crate) fn stand(&mut self, owners: &Owners) {
+        for (id, seat) in &mut self.seats {
+            let Some(standing) = owners.get(*id).map(super::owners::Owner::standing) else { continue };
+            seat.retiring = !standing.owns;
+            self.split.set_active(*id, standing.active);
+            self.split.set_closing(*id, standing.draining || !standing.owns);
+        }
+        self.plan();
+    }
+
+    /// All owners were asked. A client that has nothing to come back to is greeted at once.
+    pub(crate) fn greet_if_known(&mut self) {
+        let waits = self.open.consumer_id.is_some() && (self.open.seen > 0 || !self.open.holding.is_empty());
+        if !waits || self.seats.values().all(|seat| seat.opened) {
+            self.greet();
+        }
+    }
+
+    fn greet(&mut self) {
+        let Some((held, _)) = self.greets.take() else { return };
+        let ack_timeout_ms = self.greeting.ack_timeout_ms;
+        let ack_timeout_ms = self.open.ack_timeout_ms.map_or(ack_timeout_ms, |ms| ms.min(ack_timeout_ms));
+        self.link.send(encode::frame(Response::Subscribed(v1::Subscribed {
+            session_id: self.token.to_string(),
+            held: held.into_iter().map(encode::leases).collect(),
+            ack_timeout: Some(encode::duration(Duration::from_millis(ack_timeout_ms))),
+            session_timeout: Some(encode::duration(self.greeting.session_timeout)),
+            ordering: encode::ordering(self.greeting.ordering).into(),
+            subscription: self.greeting.subscription.to_string(),
+            revision: sluice_proto::REVISION,
+        })));
+        self.plan();
+    }
+
+    /// The session at this owner is gone, and with it what the client was dealt there.
+    pub(crate) fn lose(&mut self, owner: OwnerId) {
+        if self.seats.remove(&owner).is_none() {
+            return;
+        }
+        self.split.remove(owner);
+        self.numbers.remove(owner);
+        for answer in self.pending.lost(owner) {
+            self.answer(answer);
+        }
+        for leases in self.holding.remove_owner(owner) {
+            self.link.send(encode::revoked(leases, RevokeReason::Reassigned));
+        }
+        if self.greets.is_some() {
+            self.greet_if_known();
+        }
+        self.plan();
+    }
+
+    fn plan(&mut self) {
+        if self.is_subscribed() {
+            let grants = self.split.plan();
+            self.give(&grants);
+        }
+    }
+
+    fn give(&self, grants: &[Grant]) {
+        for grant in grants {
+            if let Some(seat) = self.seats.get(&grant.owner) {
+                seat.way.grant(seat.session, grant);
+            }
+        }
+    }
+
+    // === what owners say ===
+
+    pub(crate) fn on_owner(&mut self, owner: OwnerId, said: FromOwner, owners: &mut Owners) -> Fate {
+        match said {
+            FromOwner::Opened { held, sequence } => self.on_opened(owner, held, sequence, owners),
+            FromOwner::Records(records) => self.on_records(owner, records, owners),
+            FromOwner::Settled { request_id: 0, rejections } => {
+                self.link.send(encode::frame(Response::Settled(v1::Settled { request_id: 0, rejections })))
+            }
+            FromOwner::Settled { request_id, rejections } => {
+                if let Some(answer) = self.pending.answered(owner, request_id, rejections) {
+                    self.answer(answer);
+                }
+            }
+            FromOwner::Revoked(revoked) => {
+                if let Some(leases) = revoked.leases.clone() {
+                    self.holding.remove(&crate::session::Decoder::default().leases(leases));
+                }
+                self.link.send(encode::frame(Response::Revoked(revoked)));
+            }
+            FromOwner::Committed(committed) => self.link.send(encode::frame(Response::Committed(committed))),
+            FromOwner::Echo { number, held_records, held_bytes } => {
+                self.split.echo(owner, number, held_records, held_bytes);
+                self.plan();
+            }
+            FromOwner::Drain => {
+                self.split.set_closing(owner, true);
+                self.plan();
+            }
+            FromOwner::Ended(ended) => return self.on_ended(owner, ended),
+        }
+        Fate::Lives
+    }
+
+    fn on_opened(&mut self, owner: OwnerId, held: Vec<Leases>, sequence: u64, owners: &mut Owners) {
+        let Some(seat) = self.seats.get_mut(&owner) else { return };
+        seat.opened = true;
+        let standing = owners.get(owner).map(super::owners::Owner::standing);
+        let count =
+            held.iter().flat_map(|leases| &leases.offsets).map(|range| range.last.abs_diff(range.first) + 1).sum();
+        self.split.add(owner, count, standing.is_some_and(|standing| standing.active));
+        self.split.set_closing(owner, standing.is_none_or(|standing| standing.draining || !standing.owns));
+        self.numbers.add(owner, sequence);
+        if let Some((confirmed, _)) = &mut self.greets {
+            for leases in held {
+                owners.learn(owner, &(leases.partition.clone(), leases.epoch));
+                self.holding.add_leases(owner, &leases);
+                confirmed.push(leases);
+            }
+            return self.greet_if_known();
+        }
+        if !held.is_empty() {
+            // The client was told that it does not have these.
+            let release = |leases| Settlement { leases, outcome: Outcome::Release };
+            let settlements = held.into_iter().map(release).collect();
+            let release = Settlements { request_id: 0, durable: false, seen: sequence.max(1), settlements };
+            let _ = seat.way.settle(seat.session, release);
+        }
+        self.plan();
+    }
+
+    fn on_records(&mut self, owner: OwnerId, records: Records, owners: &mut Owners) {
+        match records {
+            Records::Near { sequence, batches } => {
+                for batch in &batches {
+                    owners.learn(owner, &(batch.partition.clone(), batch.epoch));
+                    let offsets = batch.records.iter().map(|dealt| dealt.record.offset);
+                    self.holding.add(owner, batch.partition.clone(), batch.epoch, offsets);
+                    self.delivered[0] += batch.records.len() as u64;
+                }
+                let number = self.numbers.next(owner, sequence);
+                self.link.deliver(number, batches);
+            }
+            Records::Far(mut delivery) => {
+                for batch in &delivery.batches {
+                    let place = owners.place(&batch.topic, batch.partition, batch.epoch);
+                    owners.learn(owner, &place);
+                    let offsets = batch.records.iter().map(|record| record.offset);
+                    self.holding.add(owner, place.0, place.1, offsets);
+                    self.delivered[1] += batch.records.len() as u64;
+                }
+                delivery.sequence = self.numbers.next(owner, delivery.sequence);
+                self.link.send(encode::frame(Response::Delivery(delivery)));
+            }
+        }
+    }
+
+    /// The owner ended the session: another stream has the consumer now, the owner stops, or the session did something for which
+    /// its stream would end on one node too.
+    fn on_ended(&mut self, owner: OwnerId, ended: Ended) -> Fate {
+        if self.closing.is_some() {
+            self.seats.remove(&owner);
+            return self.finish_if_answered();
+        }
+        match ended {
+            Ended::Planned if self.draining => {
+                self.seats.remove(&owner);
+                self.finish(End::Drained, Ok(()))
+            }
+            Ended::Failed { reason, message } if !is_of_the_owner(&reason) => {
+                self.seats.remove(&owner);
+                self.finish(End::Broken, Err(Error::of_owner(&reason, message)))
+            }
+            Ended::Planned | Ended::Failed { .. } => {
+                self.lose(owner);
+                Fate::Lives
+            }
+        }
+    }
+
+    // === what the client says ===
+
+    /// What waits in its inbox. An error ends the stream.
+    pub(crate) fn on_input(&mut self, owners: &Owners) -> Result<(), Error> {
+        if !self.is_subscribed() {
+            return Ok(());
+        }
+        for input in self.link.take_inputs() {
+            match input {
+                Input::Window(window) => {
+                    self.split.set_window(window);
+                    self.plan();
+                }
+                Input::Settle(settlements) => self.settle(settlements, owners)?,
+                Input::Grant { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, of: Settlements, owners: &Owners) -> Result<(), Error> {
+        let Settlements { request_id, durable, seen, settlements } = of;
+        let mut parts: BTreeMap<OwnerId, Vec<Settlement>> = BTreeMap::new();
+        let mut rejections = Vec::new();
+        if settlements.is_empty() {
+            // Asks only whether all that was written before has been applied.
+            parts = self.seats.keys().map(|owner| (*owner, Vec::new())).collect();
+        }
+        for settlement in settlements {
+            if ends_the_lease(&settlement.outcome) {
+                self.holding.remove(&settlement.leases);
+            }
+            let place = (settlement.leases.partition.clone(), settlement.leases.epoch);
+            match owners.route(&place).filter(|owner| self.seats.contains_key(owner)) {
+                Some(owner) => parts.entry(owner).or_default().push(settlement),
+                None => rejections.extend(unknown(settlement, seen, RejectReason::StaleEpoch)),
+            }
+        }
+        let mut seens = BTreeMap::new();
+        for owner in parts.keys().copied().collect::<Vec<_>>() {
+            if seen == 0 || parts.get(&owner).is_some_and(Vec::is_empty) {
+                seens.insert(owner, 0);
+            } else if let Some(seen) = self.numbers.seen(owner, seen) {
+                seens.insert(owner, seen);
+            } else {
+                // It had seen nothing of this owner: it cannot mean anything that the owner dealt to it.
+                let nothing = parts.remove(&owner).unwrap_or_default();
+                rejections.extend(nothing.into_iter().filter_map(|one| unknown(one, seen, RejectReason::NotHeld)));
+            }
+        }
+        let rejections: Vec<v1::Rejection> = rejections.into_iter().map(encode::rejection).collect();
+        if parts.is_empty() {
+            if request_id != 0 || !rejections.is_empty() {
+                self.answer((request_id, rejections));
+            }
+            return Ok(());
+        }
+        let mut ticket = 0;
+        if request_id != 0 {
+            let asked = |of: &Vec<Settlement>| of.iter().map(|one| one.leases.clone()).collect();
+            let asked = parts.iter().map(|(owner, of)| (*owner, asked(of))).collect();
+            ticket = self.pending.begin(request_id, asked, rejections).ok_or(Error::SettleFlood(PENDING_RANGES_MAX))?;
+        } else if !rejections.is_empty() {
+            self.answer((0, rejections));
+        }
+        for (owner, settlements) in parts {
+            let (Some(seat), Some(seen)) = (self.seats.get(&owner), seens.get(&owner)) else { continue };
+            let settlements = Settlements { request_id: ticket, durable, seen: *seen, settlements };
+            seat.way.settle(seat.session, settlements).map_err(|Full(max)| Error::SettleFlood(max))?;
+        }
+        Ok(())
+    }
+
+    /// The owner's numbers for what the client says that it has seen.
+    pub(crate) fn seen(&mut self, owner: OwnerId, seen: u64) -> Option<u64> {
+        self.numbers.seen(owner, seen)
+    }
+
+    /// A unary call settles these.
+    pub(crate) fn settled_elsewhere(&mut self, settlement: &Settlement) {
+        if ends_the_lease(&settlement.outcome) {
+            self.holding.remove(&settlement.leases);
+        }
+    }
+
+    fn answer(&self, (request_id, rejections): Answer) {
+        self.link.send(encode::frame(Response::Settled(v1::Settled { request_id, rejections })));
+    }
+
+    // === its end ===
+
+    /// Nothing more is dealt to it.
+    pub(crate) fn drain(&mut self, grace: Duration, reason: v1::DrainReason) {
+        self.draining = true;
+        self.split.close();
+        self.seats.values().for_each(|seat| seat.way.drain(seat.session));
+        self.link.drained.store(true, std::sync::atomic::Ordering::Release);
+        self.link.send(encode::drain(grace, reason));
+    }
+
+    /// The client's stream ended. Answers that are under way are waited for, unless nobody reads them.
+    pub(crate) fn close(&mut self, end: End, error: Option<Error>) -> Fate {
+        if end != End::HalfClose {
+            return self.finish(end, error.map_or(Ok(()), Err));
+        }
+        self.split.close();
+        self.seats.values().for_each(|seat| seat.way.end(seat.session, end));
+        self.closing = Some(Closing { error, until: Instant::now() + CLOSE_WAIT });
+        self.finish_if_answered()
+    }
+
+    fn finish_if_answered(&mut self) -> Fate {
+        let Some(closing) = self.closing.as_mut().filter(|_| self.seats.is_empty()) else { return Fate::Lives };
+        let error = closing.error.take();
+        self.finish(End::HalfClose, error.map_or(Ok(()), Err))
+    }
+
+    /// The end, at once.
+    pub(crate) fn finish(&mut self, end: End, how: Result<(), Error>) -> Fate {
+        for (_, seat) in std::mem::take(&mut self.seats) {
+            if self.closing.is_none() {
+                seat.way.end(seat.session, end);
+            }
+        }
+        self.link.end(how.map_err(Into::into));
+        Fate::Over
+    }
+
+    /// Another stream of this node has the consumer now; at the owners it takes the sessions over.
+    pub(crate) fn supersede(&mut self, by: String) {
+        for (_, seat) in std::mem::take(&mut self.seats) {
+            seat.way.end(seat.session, End::Broken);
+        }
+        self.link.end(if self.draining { Ok(()) } else { Err(Error::Superseded { by }.into()) });
+    }
+
+    // === time ===
+
+    /// Whether `tick` has something to do.
+    pub(crate) fn is_restless(&self) -> bool {
+        !self.is_subscribed()
+            || self.closing.is_some()
+            || self.solo_until.is_some()
+            || self.seats.values().any(|seat| seat.retiring)
+            || self.split.is_restless()
+            || self.seats.keys().any(|owner| self.split.is_unused(*owner, 0))
+    }
+
+    pub(crate) fn tick(&mut self, now: Instant) -> Fate {
+        if self.greets.as_ref().is_some_and(|(_, by)| *by <= now) {
+            self.greet();
+        }
+        if self.closing.as_ref().is_some_and(|closing| closing.until <= now) {
+            self.seats.clear();
+            return self.finish_if_answered();
+        }
+        self.retire();
+        self.mind_solo(now);
+        if self.is_subscribed() && self.split.is_restless() && self.turned_at + TURN <= now {
+            self.turned_at = now;
+            let grants = self.split.next_turn();
+            self.give(&grants);
+        }
+        Fate::Lives
+    }
+
+    /// Ends sessions at owners that own nothing any more.
+    fn retire(&mut self) {
+        let done = |(owner, seat): (&OwnerId, &Seat)| {
+            let quiet = !self.pending.waits_for(*owner) && self.holding.count_of(*owner) == 0;
+            (seat.retiring && seat.opened && quiet).then_some(*owner)
+        };
+        for owner in self.seats.iter().filter_map(done).collect::<Vec<_>>() {
+            if let Some(seat) = self.seats.remove(&owner) {
+                seat.way.end(seat.session, End::HalfClose);
+            }
+            self.split.remove(owner);
+            self.numbers.remove(owner);
+        }
+    }
+
+    /// An owner whose next record does not fit its part gets the whole window for a while.
+    fn mind_solo(&mut self, now: Instant) {
+        if let Some(until) = self.solo_until {
+            if until <= now {
+                (self.solo_until, self.solo_not_before) = (None, now + SOLO_GAP);
+                self.split.set_solo(None);
+                self.plan();
+            }
+            return;
+        }
+        let held = |owner: OwnerId| usize::try_from(self.holding.count_of(owner)).unwrap_or(usize::MAX);
+        let unused = self.seats.keys().copied().find(|owner| self.split.is_unused(*owner, held(*owner)));
+        self.unused = match (unused, self.unused) {
+            (Some(owner), Some((same, since))) if owner == same => Some((owner, since)),
+            (owner, _) => owner.map(|owner| (owner, now)),
+        };
+        if let Some((owner, since)) = self.unused
+            && since + UNUSED_FOR <= now
+            && self.solo_not_before <= now
+        {
+            self.unused = None;
+            self.solo_until = Some(now + SOLO_FOR);
+            self.split.set_solo(Some(owner));
+            self.plan();
+        }
+    }
+}
+
+/// Ends that are of the owner alone: the client goes on with the others, and with whoever comes after it.
+fn is_of_the_owner(reason: &str) -> bool {
+    matches!(reason, "SHUTTING_DOWN" | "SUBSCRIPTION_NOT_FOUND" | "TOPIC_MISSING")
+}
+
+fn ends_the_lease(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::Extend { .. } | Outcome::Unreadable)
+}
+
+/// What is answered of leases that no owner can be asked about.
+fn unknown(settlement: Settlement, seen: u64, reason: RejectReason) -> Option<Rejection> {
+    let Settlement { mut leases, outcome } = settlement;
+    let is_valid = |range: &sluice_core::OffsetRange| {
+        range.first >= 0 && range.last >= range.first && (range.first == range.last || seen != 0)
+    };
+    if outcome == Outcome::Unreadable || !leases.offsets.iter().all(is_valid) {
+        return Some(Rejection { leases, reason: RejectReason::Invalid });
+    }
+    if reason == RejectReason::NotHeld {
+        // Of a range only what the session once held would be answered.
+        leases.offsets.retain(|range| range.first == range.last);
+    }
+    (!leases.offsets.is_empty()).then_some(Rejection { leases, reason })
+}

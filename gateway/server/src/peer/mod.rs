@@ -1,0 +1,357 @@
+//! The other nodes of a cluster. A client lands anywhere; the node with the stream (the edge) relays between it and the nodes
+//! with the partitions (the owners), this one among them. See docs/adr/0008-relay.md.
+//!
+//! Contract: nothing in here is there without `peers.listen`. Correctness never rests on what nodes believe of each other: a
+//! lease is settled by the engine in which its epoch lives, or by nobody.
+
+mod dial;
+pub(crate) mod edge;
+mod link;
+mod owner;
+mod queue;
+mod views;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use sluice_core::{RejectReason, Rejection, Settlements};
+use sluice_proto::peer::v1::relay_service_server::RelayServiceServer;
+use sluice_proto::peer::v1::{Hello, Owned, SettleRequest, Status, SubscriptionStatus};
+use sluice_proto::v1;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
+
+use self::edge::{EdgeHandle, EdgeSettings, FromPeer, MembersSettings};
+use crate::config::{Config, Join, PeersConfig};
+use crate::error::Error;
+use crate::session::{all_not_held, encode};
+use crate::subscription::{Handle, SessionRegistry};
+
+/// Between nodes a stream carries many sessions.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// The largest frame between nodes. What a session may be sent at most is less.
+const FRAME_BYTES_MAX: usize = 128 << 20;
+
+/// Names an owner in this process: this node, or a process of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct OwnerId(pub(crate) u32);
+
+impl OwnerId {
+    /// This node.
+    pub(crate) const SELF: Self = Self(0);
+}
+
+/// A peer that is up.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    owner: OwnerId,
+    instance: u64,
+    /// Where it was dialed.
+    address: String,
+    /// Its own word for where it is: what nodes agree on.
+    rank: Arc<str>,
+    node: String,
+    channel: Channel,
+}
+
+/// The peers' times.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    ping_interval: Duration,
+    timeout: Duration,
+}
+
+/// Peers that are up, and the names that processes were given.
+#[derive(Debug, Default)]
+struct Peers {
+    up: HashMap<u64, Arc<Peer>>,
+    owners: HashMap<u64, OwnerId>,
+}
+
+/// What all parts share.
+#[derive(Debug)]
+struct Shared {
+    config: PeersConfig,
+    times: Times,
+    node: String,
+    address: Arc<str>,
+    instance: u64,
+    /// By subscription.
+    edges: BTreeMap<String, EdgeHandle>,
+    sessions: Arc<SessionRegistry>,
+    peers: Mutex<Peers>,
+    /// What `peers.dns` had last.
+    resolved: Mutex<BTreeSet<String>>,
+    status: watch::Receiver<Status>,
+    draining: AtomicBool,
+}
+
+/// This node's place in its cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    shared: Arc<Shared>,
+    news: Arc<Notify>,
+    close: CancellationToken,
+    address: SocketAddr,
+}
+
+/// Binds the listener for other nodes, begins to dial them, and stands in front of each subscription's driver.
+pub(crate) async fn start(
+    config: &Config,
+    subscriptions: &BTreeMap<String, Arc<Handle>>,
+    sessions: &Arc<SessionRegistry>,
+    news: Arc<Notify>,
+) -> anyhow::Result<Option<Arc<Cluster>>> {
+    let Some(listen) = config.peers.listen else { return Ok(None) };
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("binding peers.listen {listen}"))?;
+    let address = listener.local_addr()?;
+    let node = config.node_name();
+    let rank: Arc<str> = match (config.peers.advertise.as_str(), address.ip().is_unspecified()) {
+        ("", false) => address.to_string().into(),
+        ("", true) => format!("{node}:{}", address.port()).into(),
+        (advertise, _) => advertise.into(),
+    };
+    let edges = subscriptions.iter().zip(0..).map(|((name, handle), index)| {
+        let of = &config.subscriptions[name];
+        let settings = EdgeSettings {
+            handle: handle.clone(),
+            ordering: handle.policy.ordering,
+            grace: config.node.drain_timeout,
+            index,
+            news: news.clone(),
+            members: MembersSettings {
+                subscription: name.as_str().into(),
+                address: rank.clone(),
+                leave_delay: match of.join {
+                    Join::AtStart => None,
+                    Join::OnSession => Some(of.leave_delay),
+                },
+                kafka_session_timeout: of.kafka_session_timeout,
+            },
+        };
+        (name.clone(), edge::start(settings))
+    });
+    let edges = edges.collect();
+    let (status_sender, status) = watch::channel(Status::default());
+    let shared = Arc::new(Shared {
+        times: Times { ping_interval: config.peers.ping_interval, timeout: config.peers.timeout },
+        config: config.peers.clone(),
+        node,
+        address: rank,
+        instance: crate::random::number(),
+        edges,
+        sessions: sessions.clone(),
+        peers: Mutex::default(),
+        resolved: Mutex::default(),
+        status,
+        draining: AtomicBool::new(false),
+    });
+    let close = CancellationToken::new();
+    let service = RelayServiceServer::new(owner::Owner::new(shared.clone()))
+        .max_decoding_message_size(FRAME_BYTES_MAX)
+        .max_encoding_message_size(FRAME_BYTES_MAX);
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .add_service(service);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let closing = close.clone();
+    tokio::spawn(async move {
+        // Dropped and not drained: edges keep their streams open for as long as this node lives.
+        tokio::select! {
+            served = server.serve_with_incoming(incoming) => {
+                if let Err(error) = served {
+                    tracing::error!(%error, "the listener for other nodes failed");
+                }
+            }
+            () = closing.cancelled() => {}
+        }
+    });
+    tokio::spawn(tell_status(shared.clone(), news.clone(), status_sender, close.clone()));
+    tokio::spawn(dial::run(shared.clone(), close.clone()));
+    tracing::info!(%address, advertised = &*shared.address, "peers may connect");
+    Ok(Some(Arc::new(Cluster { shared, news, close, address })))
+}
+
+/// Keeps what peers are told up to date.
+async fn tell_status(shared: Arc<Shared>, news: Arc<Notify>, status: watch::Sender<Status>, close: CancellationToken) {
+    loop {
+        status.send_if_modified(|last| {
+            let now = shared.status_now();
+            let changed = *last != now;
+            *last = now;
+            changed
+        });
+        tokio::select! {
+            () = close.cancelled() => return,
+            () = news.notified() => {}
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn hello(&self) -> Hello {
+        Hello {
+            revision: sluice_proto::REVISION,
+            node: self.node.clone(),
+            instance: self.instance,
+            address: self.address.to_string(),
+            control: false,
+        }
+    }
+
+    fn status_now(&self) -> Status {
+        let subscription = |(name, edge): (&String, &EdgeHandle)| {
+            let owned = edge.handle.owned().borrow().clone();
+            let partition = |one: &crate::subscription::OwnedPartition| Owned {
+                topic: one.partition.topic.to_string(),
+                partition: one.partition.partition,
+                epoch: one.epoch.0,
+                backlog: one.backlog,
+            };
+            SubscriptionStatus {
+                subscription: name.clone(),
+                partitions: owned.partitions.iter().map(partition).collect(),
+                streams: edge.counts.streams.load(Ordering::Relaxed),
+                idle_room: edge.counts.idle_room.load(Ordering::Relaxed),
+            }
+        };
+        let draining = self.draining.load(Ordering::Acquire);
+        Status { subscriptions: self.edges.iter().map(subscription).collect(), draining }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process answered. `None`: it is connected by another address already.
+    fn register(&self, address: &str, link: &link::Link) -> Option<Arc<Peer>> {
+        let hello = &link.hello;
+        let mut peers = self.peers();
+        if peers.up.contains_key(&hello.instance) {
+            return None;
+        }
+        let next = OwnerId(u32::try_from(peers.owners.len() + 1).unwrap_or(u32::MAX));
+        let owner = *peers.owners.entry(hello.instance).or_insert(next);
+        let peer = Arc::new(Peer {
+            owner,
+            instance: hello.instance,
+            address: address.to_owned(),
+            rank: hello.address.as_str().into(),
+            node: hello.node.clone(),
+            channel: link.channel.clone(),
+        });
+        peers.up.insert(hello.instance, peer.clone());
+        Some(peer)
+    }
+
+    fn forget(&self, peer: &Peer) {
+        self.peers().up.remove(&peer.instance);
+    }
+
+    fn is_up(&self, address: &str) -> bool {
+        self.peers().up.values().any(|peer| peer.address == address)
+    }
+
+    fn up(&self) -> Vec<Arc<Peer>> {
+        let mut up: Vec<_> = self.peers().up.values().cloned().collect();
+        up.sort_by_key(|peer| peer.owner);
+        up
+    }
+
+    fn peer(&self, owner: OwnerId) -> Option<Arc<Peer>> {
+        self.peers().up.values().find(|peer| peer.owner == owner).cloned()
+    }
+
+    /// Tells all edges.
+    fn tell(&self, what: impl Fn() -> FromPeer) {
+        for edge in self.edges.values() {
+            let _ = edge.peers.send(what());
+        }
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Where other nodes are served.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Tells the peers that this node takes no new sessions, lets clients finish for at most so long, and waits for that.
+    pub(crate) async fn drain(&self, deadline: Duration) {
+        self.shared.draining.store(true, Ordering::Release);
+        self.news.notify_one();
+        join_all(self.shared.edges.values().map(|edge| edge.shutdown(deadline))).await;
+    }
+
+    /// Ends the listener and all connections.
+    pub(crate) fn close(&self) {
+        self.close.cancel();
+    }
+
+    /// Settles leases of a session that may have been any node's.
+    pub(crate) async fn settle(&self, token: &str, settlements: Settlements) -> Result<Vec<v1::Rejection>, Error> {
+        let mut rest = settlements;
+        let mut parts = Vec::new();
+        for edge in self.shared.edges.values() {
+            let (routed, nobody) = edge.route(token, rest).await?;
+            rest = nobody;
+            parts.extend(routed.into_iter().map(|(owner, part)| self.settle_at(owner, edge, token, part)));
+            if rest.settlements.is_empty() {
+                break;
+            }
+        }
+        let mut rejections: Vec<v1::Rejection> = join_all(parts).await.into_iter().flatten().collect();
+        // Of an epoch that lives nowhere as far as this node knows.
+        let stale = all_not_held(rest).into_iter().map(stale);
+        rejections.extend(stale.map(encode::rejection));
+        Ok(rejections)
+    }
+
+    async fn settle_at(&self, owner: OwnerId, edge: &EdgeHandle, token: &str, part: Settlements) -> Vec<v1::Rejection> {
+        if owner == OwnerId::SELF {
+            let found = self.shared.sessions.get(token).map(|entry| entry.value().1);
+            let Some(session) = found else { return all_not_held(part).into_iter().map(encode::rejection).collect() };
+            let settled = edge.handle.settle(session, part.clone()).await;
+            return settled.unwrap_or_else(|_| unanswered(part)).into_iter().map(encode::rejection).collect();
+        }
+        let Some(peer) = self.shared.peer(owner) else {
+            return unanswered(part).into_iter().map(encode::rejection).collect();
+        };
+        let request = SettleRequest {
+            token: token.to_owned(),
+            durable: part.durable,
+            seen: part.seen,
+            settlements: part.settlements.iter().cloned().map(wire::settlement).collect(),
+        };
+        match link::client(peer.channel.clone()).settle(request).await {
+            Ok(answer) => answer.into_inner().rejections,
+            Err(_) => unanswered(part).into_iter().map(encode::rejection).collect(),
+        }
+    }
+}
+
+/// The owner did not answer: what it was asked to settle may be stored or not.
+fn unanswered(part: Settlements) -> Vec<Rejection> {
+    all_not_held(part).into_iter().map(stale).collect()
+}
+
+fn stale(rejection: Rejection) -> Rejection {
+    let reason = if rejection.reason == RejectReason::Invalid { rejection.reason } else { RejectReason::StaleEpoch };
+    Rejection { reason, ..rejection }
+}

@@ -1,0 +1,278 @@
+//! What this node serves to edges: their sessions, as its engines have them.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use sluice_core::End;
+use sluice_proto::peer::v1::relay_request::Request as Wire;
+use sluice_proto::peer::v1::relay_response::Response as ToEdge;
+use sluice_proto::peer::v1::relay_service_server::RelayService;
+use sluice_proto::peer::v1::{self as pb, RelayRequest, RelayResponse};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Shared, wire};
+use crate::error::Error;
+use crate::session::{Decoder, Flood, Frame, Input, Link, Profile, all_not_held, window};
+use crate::subscription::{Handle, Request as Ask};
+
+/// Sessions that one edge may have on one connection.
+const SESSIONS_MAX: usize = 1 << 16;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    shared: Arc<Shared>,
+}
+
+/// What goes to an edge over one connection. Frames of sessions are bounded by their windows.
+#[derive(Debug)]
+pub(super) struct Responses {
+    frames: mpsc::UnboundedReceiver<(u64, Frame)>,
+    control: mpsc::UnboundedReceiver<Option<ToEdge>>,
+    /// Sessions that ended: nothing more is read of them.
+    ended: mpsc::UnboundedSender<u64>,
+}
+
+/// Reads one connection of an edge.
+struct Reader {
+    shared: Arc<Shared>,
+    inbound: Streaming<RelayRequest>,
+    sessions: HashMap<u64, (Arc<Link>, Arc<Handle>)>,
+    decoder: Decoder,
+    frames: mpsc::UnboundedSender<(u64, Frame)>,
+    /// `None` ends the stream.
+    control: mpsc::UnboundedSender<Option<ToEdge>>,
+    ended: mpsc::UnboundedReceiver<u64>,
+    edge: String,
+}
+
+// === impl Owner ===
+
+impl Owner {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn handle(&self, subscription: &str) -> Result<Arc<Handle>, Error> {
+        let edge = self.shared.edges.get(subscription);
+        edge.map(|edge| edge.handle.clone()).ok_or_else(|| Error::SubscriptionNotFound(subscription.to_owned()))
+    }
+}
+
+#[tonic::async_trait]
+impl RelayService for Owner {
+    type RelayStream = Responses;
+
+    async fn relay(&self, request: Request<Streaming<RelayRequest>>) -> Result<Response<Responses>, Status> {
+        let (frame_sender, frames) = mpsc::unbounded_channel();
+        let (control_sender, control) = mpsc::unbounded_channel();
+        let (ended_sender, ended) = mpsc::unbounded_channel();
+        let reader = Reader {
+            shared: self.shared.clone(),
+            inbound: request.into_inner(),
+            sessions: HashMap::new(),
+            decoder: Decoder::default(),
+            frames: frame_sender,
+            control: control_sender,
+            ended,
+            edge: String::new(),
+        };
+        tokio::spawn(reader.run());
+        Ok(Response::new(Responses { frames, control, ended: ended_sender }))
+    }
+
+    async fn settle(&self, request: Request<pb::SettleRequest>) -> Result<Response<pb::SettleResponse>, Status> {
+        let pb::SettleRequest { token, durable, settlements, seen } = request.into_inner();
+        let settlements = Decoder::default().settlements(0, durable, seen, settlements);
+        let found = self.shared.sessions.get(token.as_str()).map(|entry| entry.value().clone());
+        let rejections = match found {
+            Some((name, session)) => self.handle(&name)?.settle(session, settlements).await?,
+            None => all_not_held(settlements),
+        };
+        let rejections = rejections.into_iter().map(crate::session::encode::rejection).collect();
+        Ok(Response::new(pb::SettleResponse { rejections }))
+    }
+
+    async fn view(&self, request: Request<pb::ViewRequest>) -> Result<Response<pb::ViewResponse>, Status> {
+        let name = request.into_inner().subscription;
+        self.handle(&name)?;
+        Ok(Response::new(self.shared.view(&name).await?))
+    }
+
+    async fn set_paused(
+        &self,
+        request: Request<pb::SetPausedRequest>,
+    ) -> Result<Response<pb::SetPausedResponse>, Status> {
+        let pb::SetPausedRequest { subscription, paused } = request.into_inner();
+        self.handle(&subscription)?.set_paused(paused).await?;
+        Ok(Response::new(pb::SetPausedResponse {}))
+    }
+}
+
+// === impl Responses ===
+
+impl Stream for Responses {
+    type Item = Result<RelayResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // What nodes say to each other comes first: a peer that has much to read must not be taken for dead.
+        if let Poll::Ready(control) = self.control.poll_recv(cx) {
+            let response = control.flatten().map(|response| Ok(RelayResponse { session: 0, response: Some(response) }));
+            return Poll::Ready(response);
+        }
+        loop {
+            let Some((session, frame)) = ready!(self.frames.poll_recv(cx)) else { return Poll::Ready(None) };
+            if matches!(frame, Frame::End(_)) {
+                let _ = self.ended.send(session);
+            }
+            if let Some(response) = wire::to_response(frame) {
+                return Poll::Ready(Some(Ok(RelayResponse { session, response: Some(response) })));
+            }
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    async fn run(mut self) {
+        let why = match self.greet().await {
+            Ok(control) => self.read(control).await,
+            Err(why) => why,
+        };
+        tracing::debug!(edge = self.edge, sessions = self.sessions.len(), why, "an edge's connection is over");
+        for (_, (link, handle)) in self.sessions.drain() {
+            handle.send(Ask::Close { link, end: End::EdgeGone, error: None });
+        }
+        let _ = self.control.send(None);
+    }
+
+    /// Whether this connection hears status.
+    async fn greet(&mut self) -> Result<bool, String> {
+        let first = timeout(self.shared.times.timeout, self.inbound.message()).await;
+        let hello = match first {
+            Ok(Ok(Some(RelayRequest { request: Some(Wire::Hello(hello)), .. }))) => hello,
+            Ok(Ok(other)) => return Err(format!("its first frame is no Hello: {other:?}")),
+            Ok(Err(status)) => return Err(status.to_string()),
+            Err(_) => return Err("it said nothing".to_owned()),
+        };
+        self.edge = hello.node;
+        let _ = self.control.send(Some(ToEdge::Hello(self.shared.hello())));
+        Ok(hello.control)
+    }
+
+    async fn read(&mut self, control: bool) -> String {
+        let times = self.shared.times;
+        let mut timer = interval(times.ping_interval / 2);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut status = self.shared.status.clone();
+        if control {
+            status.mark_changed();
+        }
+        let (mut heard, mut asked) = (Instant::now(), Instant::now());
+        let gone = self.control.clone();
+        loop {
+            tokio::select! {
+                biased;
+                message = self.inbound.message() => match message {
+                    Ok(Some(RelayRequest { session, request })) => {
+                        heard = Instant::now();
+                        if let Some(request) = request {
+                            self.on_request(session, request);
+                        }
+                    }
+                    Ok(None) => return "its stream ended".to_owned(),
+                    Err(status) => return status.to_string(),
+                },
+                () = gone.closed() => return "nobody reads".to_owned(),
+                Some(session) = self.ended.recv() => drop(self.sessions.remove(&session)),
+                Ok(()) = status.changed(), if control => {
+                    let status = status.borrow_and_update().clone();
+                    let _ = self.control.send(Some(ToEdge::Status(status)));
+                }
+                _ = timer.tick() => {
+                    let silent = heard.elapsed();
+                    if silent >= times.timeout {
+                        return format!("silent for {}", humantime::format_duration(times.timeout));
+                    }
+                    if silent >= times.ping_interval / 2 && asked.elapsed() >= times.ping_interval / 2 {
+                        asked = Instant::now();
+                        let _ = self.control.send(Some(ToEdge::Ping(pb::Ping {})));
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_request(&mut self, session: u64, request: Wire) {
+        match request {
+            Wire::Ping(pb::Ping {}) => drop(self.control.send(Some(ToEdge::Pong(pb::Pong {})))),
+            Wire::Pong(pb::Pong {}) | Wire::Hello(_) => {}
+            Wire::Open(open) => self.on_open(session, open),
+            Wire::Grant(grant) => {
+                let window = grant.flow.map_or(Ok(Default::default()), window).unwrap_or_default();
+                self.push(session, Input::Grant { number: grant.number, window, whole: grant.whole });
+            }
+            Wire::Settle(s) => {
+                let settlements = self.decoder.settlements(s.request_id, s.durable, s.seen, s.settlements);
+                self.push(session, Input::Settle(settlements));
+            }
+            Wire::Drain(pb::Drain {}) => {
+                if let Some((link, handle)) = self.sessions.get(&session) {
+                    handle.send(Ask::Drain(link.clone()));
+                }
+            }
+            Wire::End(end) => {
+                if let Some((link, handle)) = self.sessions.remove(&session) {
+                    handle.send(Ask::Close { link, end: wire::end(end.cause()), error: None });
+                }
+            }
+        }
+    }
+
+    fn on_open(&mut self, session: u64, open: pb::Open) {
+        let handle = self.shared.edges.get(&open.subscription).map(|edge| edge.handle.clone());
+        let peer = format!("{} by {}", open.client, self.edge);
+        let profile = Profile {
+            peer,
+            labels: open.labels.clone(),
+            connected_at: SystemTime::now(),
+            revision: sluice_proto::REVISION,
+        };
+        let name = open.subscription.clone();
+        let opened = handle.ok_or(Error::SubscriptionNotFound(name)).and_then(|handle| {
+            if self.sessions.len() >= SESSIONS_MAX {
+                return Err(Error::StreamLimit(u32::try_from(SESSIONS_MAX).unwrap_or(u32::MAX)));
+            }
+            Ok((handle, wire::open(open, &mut self.decoder)?))
+        });
+        match opened {
+            Ok((handle, (open, token))) => {
+                let link = Link::relayed(session, self.frames.clone(), token, profile);
+                self.sessions.insert(session, (link.clone(), handle.clone()));
+                handle.send(Ask::Open { link, open });
+            }
+            Err(error) => drop(self.frames.send((session, Frame::End(Err(error.into()))))),
+        }
+    }
+
+    fn push(&mut self, session: u64, input: Input) {
+        let Some((link, handle)) = self.sessions.get(&session) else { return };
+        link.hear();
+        match link.push(input) {
+            Ok(true) => handle.send(Ask::Input(link.clone())),
+            Ok(false) => {}
+            Err(Flood(max)) => {
+                let error = Some(Error::SettleFlood(max));
+                handle.send(Ask::Close { link: link.clone(), end: End::Broken, error });
+                self.sessions.remove(&session);
+            }
+        }
+    }
+}

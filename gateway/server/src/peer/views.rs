@@ -1,0 +1,117 @@
+//! One view of the cluster, whichever node is asked.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sluice_proto::peer::v1::{SetPausedRequest, ViewRequest, ViewResponse};
+use sluice_proto::v1;
+use tokio::time::timeout;
+
+use super::edge::EdgeHandle;
+use super::{Cluster, Shared, link};
+use crate::error::Error;
+use crate::services::{client, partition, stats_of};
+use crate::subscription::Membership;
+
+/// A peer that does not answer within this is left out of a view.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the cluster knows of a subscription.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    /// Of each node that answered, this one first.
+    pub(crate) nodes: Vec<ViewResponse>,
+}
+
+impl Shared {
+    fn edge(&self, subscription: &str) -> Result<&EdgeHandle, Error> {
+        self.edges.get(subscription).ok_or_else(|| Error::SubscriptionNotFound(subscription.to_owned()))
+    }
+
+    /// What this node alone knows.
+    pub(super) async fn view(&self, subscription: &str) -> Result<ViewResponse, Error> {
+        let edge = self.edge(subscription)?;
+        let snapshot = edge.handle.view().await?;
+        let clients = edge.view().await?;
+        let stats = stats_of(&snapshot);
+        let partitions = snapshot.partitions.into_iter().map(|one| partition(&self.node, &edge.handle, one)).collect();
+        let member = matches!(edge.handle.state().membership, Membership::Joined | Membership::Draining);
+        Ok(ViewResponse {
+            partitions,
+            consumers: clients.into_iter().map(|one| client(&self.node, one)).collect(),
+            stats: Some(stats),
+            node: self.node.clone(),
+            delivered_local: edge.counts.delivered_local.load(Ordering::Relaxed),
+            delivered_relayed: edge.counts.delivered_relayed.load(Ordering::Relaxed),
+            member,
+        })
+    }
+}
+
+impl Cluster {
+    /// What the cluster knows of a subscription. A node that does not answer is left out: this is for people.
+    pub(crate) async fn view(&self, subscription: &str) -> Result<View, Error> {
+        let own = self.shared.view(subscription).await?;
+        let ask = |peer: std::sync::Arc<super::Peer>| async move {
+            let request = ViewRequest { subscription: subscription.to_owned() };
+            let mut client = link::client(peer.channel.clone());
+            let answer = timeout(VIEW_TIMEOUT, client.view(request)).await;
+            answer.ok()?.ok().map(tonic::Response::into_inner)
+        };
+        let others = join_all(self.shared.up().into_iter().map(ask)).await;
+        Ok(View { nodes: std::iter::once(own).chain(others.into_iter().flatten()).collect() })
+    }
+
+    /// Stops the dealing on every node, or lets it go on.
+    pub(crate) async fn set_paused(&self, subscription: &str, paused: bool) -> Result<(), Error> {
+        self.shared.edge(subscription)?.handle.set_paused(paused).await?;
+        let tell = |peer: std::sync::Arc<super::Peer>| async move {
+            let request = SetPausedRequest { subscription: subscription.to_owned(), paused };
+            let mut client = link::client(peer.channel.clone());
+            if !matches!(timeout(VIEW_TIMEOUT, client.set_paused(request)).await, Ok(Ok(_))) {
+                tracing::warn!(subscription, paused, node = peer.node, "a peer was not told to pause or resume");
+            }
+        };
+        join_all(self.shared.up().into_iter().map(tell)).await;
+        Ok(())
+    }
+}
+
+impl View {
+    pub(crate) fn partitions(&mut self) -> Vec<v1::Partition> {
+        let mut all: Vec<_> = self.nodes.iter_mut().flat_map(|node| std::mem::take(&mut node.partitions)).collect();
+        all.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        all
+    }
+
+    pub(crate) fn consumers(&mut self) -> Vec<v1::Consumer> {
+        self.nodes.iter_mut().flat_map(|node| std::mem::take(&mut node.consumers)).collect()
+    }
+
+    /// The sum over all nodes.
+    pub(crate) fn stats(&mut self) -> v1::GetStatsResponse {
+        let mut total = v1::Stats::default();
+        let mut partitions = Vec::new();
+        for stats in self.nodes.iter_mut().filter_map(|node| node.stats.take()) {
+            if let Some(of) = stats.total {
+                add(&mut total, &of);
+            }
+            partitions.extend(stats.partitions);
+        }
+        v1::GetStatsResponse { total: Some(total), partitions }
+    }
+}
+
+fn add(sum: &mut v1::Stats, of: &v1::Stats) {
+    sum.received += of.received;
+    sum.delivered += of.delivered;
+    sum.acked += of.acked;
+    sum.retried += of.retried;
+    sum.expired += of.expired;
+    sum.released += of.released;
+    sum.dead_lettered += of.dead_lettered;
+    sum.filtered += of.filtered;
+    sum.failed += of.failed;
+    sum.committed += of.committed;
+}
