@@ -3,6 +3,7 @@
 mod bad_input;
 mod basics;
 mod clients;
+mod cluster;
 mod consume;
 mod crash;
 mod dead_letters;

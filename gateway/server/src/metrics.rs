@@ -3,7 +3,7 @@
 //! Nothing is counted a record at a time: the engines count, and each scrape reads them into a recorder of its own. So two
 //! nodes in one process (tests) do not mix, a partition that left has left the page, and nothing grows between scrapes.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use futures_util::future::join_all;
@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use sluice_core::Stats;
 
 use crate::node::Shared;
+use crate::peer::Cluster;
 use crate::services::lag;
 use crate::subscription::{Counts, Handle, PartitionSnapshot, Snapshot};
 
@@ -52,6 +53,11 @@ const LETTERS_PENDING: &str = "sluice_dead_letters_pending";
 const LETTERS_PENDING_BYTES: &str = "sluice_dead_letters_pending_bytes";
 const LETTERS_FAILING: &str = "sluice_dead_letters_failing";
 
+const PEERS: &str = "sluice_peers";
+const EDGE_STREAMS: &str = "sluice_edge_streams";
+const EDGE_ROOM: &str = "sluice_edge_idle_room";
+const EDGE_DELIVERED: &str = "sluice_edge_records_delivered_total";
+
 const STREAMS: &str = "sluice_streams";
 const STREAMS_MAX: &str = "sluice_streams_max";
 const MEMORY_BUDGET: &str = "sluice_memory_budget_bytes";
@@ -79,7 +85,11 @@ const PARTITION_AGE: &str = "sluice_partition_oldest_undone_age_seconds";
 const PARTITION_STUCK: &str = "sluice_partition_stuck";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 30] = [
+const COUNTERS: [(&str, &str); 31] = [
+    (
+        EDGE_DELIVERED,
+        "In a cluster: records that clients of this node were dealt, by `from`: this node, or other nodes.",
+    ),
     (RECEIVED, "Records received from Kafka."),
     (DELIVERED, "Deliveries, redeliveries included."),
     (ACKED, "Records acked."),
@@ -118,7 +128,10 @@ const COUNTERS: [(&str, &str); 30] = [
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
 ];
 
-const GAUGES: [(&str, &str); 30] = [
+const GAUGES: [(&str, &str); 33] = [
+    (PEERS, "In a cluster: other nodes that this one is connected to."),
+    (EDGE_STREAMS, "In a cluster: streams of clients that landed on this node."),
+    (EDGE_ROOM, "In a cluster: records more that the clients of this node could hold."),
     (STREAMS, "Streams open."),
     (STREAMS_MAX, "Streams that may be open."),
     (MEMORY_BUDGET, "Bytes of records that the process may hold."),
@@ -196,6 +209,9 @@ impl Exporter {
         gauge!(STREAMS).set(self.shared.streams.load(Ordering::Relaxed) as f64);
         gauge!(STREAMS_MAX).set(limits.max_streams);
         gauge!(MEMORY_BUDGET).set(limits.memory_budget.0 as f64);
+        if let Some(cluster) = &self.shared.cluster {
+            export_cluster(cluster);
+        }
         for (reason, count) in self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             counter!(STREAMS_REFUSED, "reason" => *reason).absolute(*count);
         }
@@ -215,6 +231,18 @@ fn describe() {
     }
     for (name, meaning) in GAUGES {
         describe_gauge!(name, meaning);
+    }
+}
+
+fn export_cluster(cluster: &Cluster) {
+    gauge!(PEERS).set(cluster.peers() as f64);
+    for (name, counts) in cluster.counts() {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        gauge!(EDGE_STREAMS, "subscription" => name.to_owned()).set(of(&counts.streams) as f64);
+        gauge!(EDGE_ROOM, "subscription" => name.to_owned()).set(of(&counts.idle_room) as f64);
+        for (from, count) in [("this_node", &counts.delivered_local), ("other_nodes", &counts.delivered_relayed)] {
+            counter!(EDGE_DELIVERED, "subscription" => name.to_owned(), "from" => from).absolute(of(count));
+        }
     }
 }
 

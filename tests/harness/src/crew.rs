@@ -50,8 +50,14 @@ impl Crew {
     /// Sessions of a subscription that write down what they do.
     #[must_use]
     pub fn new(gateway: &Gateway, subscription: &str, history: &History) -> Self {
+        Self::by(gateway.address(), subscription, history)
+    }
+
+    /// Sessions that are led to some gateway by a balancer at this address.
+    #[must_use]
+    pub fn by(address: &str, subscription: &str, history: &History) -> Self {
         Self {
-            addresses: vec![gateway.address().to_owned()],
+            addresses: vec![address.to_owned()],
             subscription: subscription.to_owned(),
             window: 100,
             work: Duration::ZERO,

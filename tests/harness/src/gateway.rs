@@ -23,6 +23,7 @@ use crate::{SOON, scratch};
 pub struct GatewayConfig {
     brokers: String,
     node: Vec<String>,
+    peers: Vec<String>,
     limits: Vec<String>,
     subscriptions: Vec<SubscriptionConfig>,
 }
@@ -71,7 +72,13 @@ impl GatewayConfig {
     #[must_use]
     pub fn new(kafka: &Kafka) -> Self {
         let node = ["listen", "admin_listen"].map(|key| format!("{key} = \"127.0.0.1:0\"")).to_vec();
-        Self { brokers: kafka.bootstrap().to_owned(), node, limits: Vec::new(), subscriptions: Vec::new() }
+        Self {
+            brokers: kafka.bootstrap().to_owned(),
+            node,
+            peers: Vec::new(),
+            limits: Vec::new(),
+            subscriptions: Vec::new(),
+        }
     }
 
     /// With a line for `[node]`; one that sets the same key is replaced.
@@ -79,6 +86,14 @@ impl GatewayConfig {
     pub fn node(mut self, line: &str) -> Self {
         self.node.retain(|known| key(known) != key(line));
         self.node.push(line.to_owned());
+        self
+    }
+
+    /// With a line for `[peers]`; one that sets the same key is replaced.
+    #[must_use]
+    pub fn peers(mut self, line: &str) -> Self {
+        self.peers.retain(|known| key(known) != key(line));
+        self.peers.push(line.to_owned());
         self
     }
 
@@ -98,6 +113,9 @@ impl GatewayConfig {
 
     fn render(&self) -> String {
         let mut text = format!("[node]\n{}\n\n[kafka]\nbrokers = {:?}\n", self.node.join("\n"), self.brokers);
+        if !self.peers.is_empty() {
+            let _ = write!(text, "\n[peers]\n{}\n", self.peers.join("\n"));
+        }
         if !self.limits.is_empty() {
             let _ = write!(text, "\n[limits]\n{}\n", self.limits.join("\n"));
         }
@@ -142,6 +160,12 @@ impl Gateway {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the gateway runs").id()
+    }
+
+    /// Whether it was started and not killed.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Resident memory, in bytes.

@@ -5,6 +5,7 @@
 //! Nothing here skips: what the machine lacks is an error that names the command which installs it. Everything that is
 //! started ends with the test binary, however that ends. Failures are panics: this crate is for tests alone.
 
+pub mod cluster;
 pub mod crew;
 pub mod gateway;
 pub mod history;
@@ -17,6 +18,7 @@ pub mod wait;
 pub mod way;
 pub mod wire;
 
+pub use cluster::Cluster;
 pub use crew::{Act, Crew};
 pub use gateway::{Gateway, GatewayConfig, SubscriptionConfig};
 pub use history::History;

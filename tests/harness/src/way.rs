@@ -2,17 +2,29 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A way to a gateway that can be cut, and led to another one.
+/// What happens to bytes on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Weather {
+    /// Nothing gets through, and nobody is told.
+    dark: bool,
+    /// Each piece is this late.
+    delay: Duration,
+}
+
+/// A way to a gateway that can be cut, led to another one, stalled and slowed.
 #[derive(Debug)]
 pub struct Way {
     address: SocketAddr,
     target: Arc<Mutex<String>>,
     cut: watch::Sender<()>,
+    weather: watch::Sender<Weather>,
 }
 
 impl Way {
@@ -22,22 +34,22 @@ impl Way {
         let address = listener.local_addr().expect("a bound address");
         let target = Arc::new(Mutex::new(target.to_owned()));
         let (cut, is_cut) = watch::channel(());
+        let (weather, forecast) = watch::channel(Weather::default());
         let leads_to = Arc::clone(&target);
         tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
+            while let Ok((near, _)) = listener.accept().await {
                 let target = leads_to.lock().expect("not poisoned").clone();
-                let mut is_cut = is_cut.clone();
+                let (mut is_cut, forecast) = (is_cut.clone(), forecast.clone());
                 is_cut.mark_unchanged();
                 tokio::spawn(async move {
-                    let Ok(mut far) = TcpStream::connect(target).await else { return };
                     tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        () = join(near, target, forecast) => {}
                         _ = is_cut.changed() => {}
                     }
                 });
             }
         });
-        Self { address, target, cut }
+        Self { address, target, cut, weather }
     }
 
     /// Where clients connect.
@@ -55,4 +67,37 @@ impl Way {
     pub fn lead_to(&self, target: &str) {
         *self.target.lock().expect("not poisoned") = target.to_owned();
     }
+
+    /// From now on nothing gets through either way, and no connection ends by it; or everything does again.
+    pub fn set_dark(&self, dark: bool) {
+        self.weather.send_modify(|weather| weather.dark = dark);
+    }
+
+    /// From now on each piece of each connection is this late, either way.
+    pub fn set_delay(&self, delay: Duration) {
+        self.weather.send_modify(|weather| weather.delay = delay);
+    }
+}
+
+async fn join(near: TcpStream, target: String, mut forecast: watch::Receiver<Weather>) {
+    // A connection that is made in the dark is not answered.
+    let _ = forecast.wait_for(|weather| !weather.dark).await;
+    let Ok(far) = TcpStream::connect(target).await else { return };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    tokio::join!(pump(near_in, far_out, forecast.clone()), pump(far_in, near_out, forecast));
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut forecast: watch::Receiver<Weather>) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let Ok(delay) = forecast.wait_for(|weather| !weather.dark).await.map(|weather| weather.delay) else { return };
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
 }

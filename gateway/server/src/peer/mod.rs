@@ -292,6 +292,16 @@ impl Cluster {
         self.address
     }
 
+    /// Peers that are up.
+    pub(crate) fn peers(&self) -> usize {
+        self.shared.peers().up.len()
+    }
+
+    /// What each subscription's edge counts.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, &edge::Counts)> {
+        self.shared.edges.iter().map(|(name, edge)| (name.as_str(), &*edge.counts))
+    }
+
     /// Tells the peers that this node takes no new sessions, lets clients finish for at most so long, and waits for that.
     pub(crate) async fn drain(&self, deadline: Duration) {
         self.shared.draining.store(true, Ordering::Release);

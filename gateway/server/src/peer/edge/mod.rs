@@ -101,8 +101,6 @@ pub(crate) struct Counts {
     pub(crate) delivered_local: AtomicU64,
     /// And by others.
     pub(crate) delivered_relayed: AtomicU64,
-    /// Of peers that are up.
-    pub(crate) peers: AtomicU64,
 }
 
 /// The cheap side of an edge.
@@ -465,8 +463,6 @@ impl Edge {
                 self.reconcile();
             }
         }
-        let peers = self.owners.iter().filter(|(_, owner)| !owner.conns.is_empty()).count();
-        self.counts.peers.store(peers as u64, Ordering::Relaxed);
     }
 
     /// Sessions at an owner, of one connection or of all, are gone.
