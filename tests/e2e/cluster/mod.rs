@@ -1,5 +1,7 @@
 //! Several nodes, one address: a client lands anywhere, and never notices who holds the partition.
 
+mod faults;
+mod members;
 mod windows;
 
 use sluice_tests::{Cluster, GatewayConfig, broker};

@@ -72,3 +72,81 @@ async fn thirty_clients_on_the_two_nodes_without_the_partition_all_work_and_even
         assert!(relayed > Some(0.0) && local == Some(0.0), "relayed {relayed:?}, local {local:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_split_over_three_owners_are_never_exceeded() {
+    let kafka = broker();
+    let topic = kafka.topic("split", 6);
+    let group = unique("split");
+    let cluster = cluster(3, &group, &topic, &[]).await;
+    for from in 0..3 {
+        // Far enough that grants, echoes and records cross each other.
+        others(3, from).into_iter().for_each(|to| cluster.way(from, to).set_delay(Duration::from_millis(5)));
+    }
+    let history = History::default();
+    let windows = [(1, 0), (2, 0), (3, 900), (7, 0), (10, 2_000), (40, 0), (100, 5_000), (100, 0), (1, 100)];
+    let (done, finished) = tokio::sync::watch::channel(false);
+    let mut workers = Vec::new();
+    for (at, (max_records, max_bytes)) in windows.into_iter().enumerate() {
+        let first = Subscribe { flow: Some(Flow { max_records, max_bytes }), ..subscribe(&group, max_records) };
+        // A session panics when it is dealt more than its window.
+        let mut wire = Wire::connect(&cluster.nodes[at % 3], first).await.recorded(&history);
+        let finished = finished.clone();
+        workers.push(tokio::spawn(async move {
+            let mut dealt = 0;
+            while !*finished.borrow() {
+                if let Seen::Ended(end) = wire.read(Duration::from_millis(50)).await {
+                    panic!("the stream ended: {end:?}");
+                }
+                let batch: Vec<_> = wire.inbox.drain(..).collect();
+                dealt += batch.len();
+                // In pieces: windows are never all free or all full.
+                for piece in batch.chunks(3) {
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                    wire.ack(piece);
+                }
+            }
+            dealt
+        }));
+    }
+    cluster.owners(&group, 6).await;
+    let sizes = [10, 50, 300, 700, 1_500, 3_000];
+    let records = (0..6_000_usize).map(|index| {
+        let partition = i32::try_from(index % 6).expect("small");
+        sluice_tests::NewRecord::to(partition, sluice_tests::kafka::client::numbered(index, sizes[index % 7 % 6]))
+    });
+    let produced = kafka.produce(&topic, records);
+    eventually("all are acked", Duration::from_secs(120), async || match history.acked_of(&produced) {
+        all if all == produced.len() => Ok(()),
+        some => Err(some),
+    })
+    .await;
+    let _ = done.send(true);
+    for worker in workers {
+        assert!(worker.await.expect("no session was dealt more than its window") > 0, "nobody starves");
+    }
+    committed_to_the_end(kafka, &group, &topic).await;
+    history.check_no_duplicates();
+    history.check_one_holder();
+    history.check_commits(kafka, &group, &produced);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_with_a_window_of_one_gets_the_records_of_all_owners() {
+    let kafka = broker();
+    let topic = kafka.topic("narrow", 3);
+    let group = unique("narrow");
+    let cluster = cluster(3, &group, &topic, &[]).await;
+    let history = History::default();
+    let mut wire = Wire::subscribe(&cluster.nodes[0], &group, 1).await.recorded(&history);
+    cluster.owners(&group, 3).await;
+    let produced = kafka.fill(&topic, 3, 60, 32);
+    let mut partitions = std::collections::BTreeMap::new();
+    while history.acked_of(&produced) < produced.len() {
+        let lease = wire.record().await;
+        *partitions.entry(lease.partition).or_insert(0) += 1;
+        wire.ack(&[lease]);
+    }
+    assert_eq!(partitions, [(0, 20), (1, 20), (2, 20)].into());
+    history.check_no_duplicates();
+}

@@ -114,6 +114,14 @@ impl Kafka {
         self.config(&[]).create().expect("create an admin client")
     }
 
+    /// A group's state and the client ids of its members, as the broker has them now.
+    #[must_use]
+    pub fn group(&self, group: &str) -> (String, Vec<String>) {
+        let found = self.consumer(&[]).client().fetch_group_list(Some(group), TIMEOUT).expect("describe the group");
+        let Some(one) = found.groups().iter().find(|one| one.name() == group) else { return Default::default() };
+        (one.state().to_owned(), one.members().iter().map(|member| member.client_id().to_owned()).collect())
+    }
+
     // === topics ===
 
     /// Creates a topic and waits until it has leaders.
