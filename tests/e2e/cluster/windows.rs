@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use sluice_proto::v1::{Flow, Subscribe};
 use sluice_tests::wire::{Seen, Wire, subscribe};
-use sluice_tests::{History, broker, eventually, unique};
+use sluice_tests::{History, SOON, broker, eventually, unique};
 
 use super::{cluster, others};
-use crate::committed_to_the_end;
+use crate::{committed_to_the_end, reaches};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thirty_clients_on_the_two_nodes_without_the_partition_all_work_and_evenly() {
@@ -109,13 +109,20 @@ async fn windows_split_over_three_owners_are_never_exceeded() {
             dealt
         }));
     }
-    cluster.owners(&group, 6).await;
+    cluster.spread(&group, 6, 3).await;
     let sizes = [10, 50, 300, 700, 1_500, 3_000];
-    let records = (0..6_000_usize).map(|index| {
-        let partition = i32::try_from(index % 6).expect("small");
-        sluice_tests::NewRecord::to(partition, sluice_tests::kafka::client::numbered(index, sizes[index % 7 % 6]))
-    });
-    let produced = kafka.produce(&topic, records);
+    // In bursts, to one partition after the other: room has to move between owners all the time.
+    let mut produced = Vec::new();
+    for round in 0..30_usize {
+        let partition = i32::try_from(round % 6).expect("small");
+        let records = (0..200_usize).map(|index| {
+            let value = sluice_tests::kafka::client::numbered(round * 200 + index, sizes[index % 7 % 6]);
+            sluice_tests::NewRecord::to(partition, value)
+        });
+        produced.extend(kafka.produce(&topic, records));
+        let goal = produced.len() - 100;
+        reaches("most of it is acked", goal, || history.acked_of(&produced)).await;
+    }
     eventually("all are acked", Duration::from_secs(120), async || match history.acked_of(&produced) {
         all if all == produced.len() => Ok(()),
         some => Err(some),
@@ -139,7 +146,7 @@ async fn one_client_with_a_window_of_one_gets_the_records_of_all_owners() {
     let cluster = cluster(3, &group, &topic, &[]).await;
     let history = History::default();
     let mut wire = Wire::subscribe(&cluster.nodes[0], &group, 1).await.recorded(&history);
-    cluster.owners(&group, 3).await;
+    cluster.spread(&group, 3, 3).await;
     let produced = kafka.fill(&topic, 3, 60, 32);
     let mut partitions = std::collections::BTreeMap::new();
     while history.acked_of(&produced) < produced.len() {
@@ -149,4 +156,43 @@ async fn one_client_with_a_window_of_one_gets_the_records_of_all_owners() {
     }
     assert_eq!(partitions, [(0, 20), (1, 20), (2, 20)].into());
     history.check_no_duplicates();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_moves_to_another_owner_only_when_it_is_there() {
+    let kafka = broker();
+    let topic = kafka.topic("moves", 2);
+    let group = unique("moves");
+    let cluster = cluster(2, &group, &topic, &[]).await;
+    // The session panics when it is dealt more than its window.
+    let mut wire = Wire::subscribe(&cluster.nodes[0], &group, 10).await;
+    let owners = cluster.spread(&group, 2, 2).await;
+    assert_ne!(owners[0], owners[1]);
+    let burst = |partition| {
+        let record = |index| sluice_tests::NewRecord::to(partition, sluice_tests::kafka::client::numbered(index, 16));
+        kafka.produce(&topic, (0..30).map(record));
+    };
+    burst(0);
+    let first = wire.records(10).await;
+    assert!(first.iter().all(|lease| lease.partition == 0), "nothing is ready anywhere else");
+    burst(1);
+    eventually("the other owner has something ready", SOON, async || {
+        let partitions = cluster.nodes[0].partitions(&group).await;
+        let lag = partitions.iter().find(|one| one.partition == 1).map(|one| (one.lag, one.leased));
+        if lag == Some((30, 0)) { Ok(()) } else { Err(lag) }
+    })
+    .await;
+    // What could have come would have come by now: several turns of the split.
+    for _ in 0..10 {
+        wire.barrier().await;
+        wire.read(Duration::from_millis(100)).await;
+    }
+    assert_eq!(wire.held.len(), 10);
+    wire.ack(&first[..8]);
+    let next = wire.records(8).await;
+    assert_eq!(
+        next.iter().filter(|lease| lease.partition == 1).count(),
+        5,
+        "half of the window, as both have something"
+    );
 }

@@ -1,6 +1,6 @@
 //! Several gateways that know each other, with a balancer in front of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -98,12 +98,18 @@ impl Cluster {
 
     /// Which node owns each partition of a subscription, once there are so many, asked by way of any node.
     pub async fn owners(&self, subscription: &str, partitions: usize) -> Vec<usize> {
+        self.spread(subscription, partitions, 1).await
+    }
+
+    /// The same, once so many nodes own some of them. The group's first member has all of them for a while.
+    pub async fn spread(&self, subscription: &str, partitions: usize, nodes: usize) -> Vec<usize> {
         let live = self.nodes.iter().find(|node| node.is_running()).expect("a node runs");
         eventually("all partitions are owned", SOON, async || {
             let seen: Vec<Partition> = live.partitions(subscription).await;
-            let nodes: Vec<usize> =
+            let owners: Vec<usize> =
                 seen.iter().filter_map(|one| one.node.strip_prefix("node-")?.parse().ok()).collect();
-            if nodes.len() == partitions { Ok(nodes) } else { Err(nodes) }
+            let different = owners.iter().collect::<BTreeSet<_>>().len();
+            if owners.len() == partitions && different >= nodes { Ok(owners) } else { Err(owners) }
         })
         .await
     }

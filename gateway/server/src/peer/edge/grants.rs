@@ -14,7 +14,7 @@ use crate::peer::OwnerId;
 /// An owner that could deal nothing else keeps this much, so that a first record needs no grant.
 const RESERVE_RECORDS: u32 = 1;
 /// But only where the window has this many records an owner.
-const RESERVE_FROM: u32 = 4;
+const RESERVE_FROM: u32 = 8;
 
 /// A part to be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -131,23 +131,23 @@ fn with_nothing_ready_all_share_and_with_something_ready_those_that_have_it() {
 
 #[test]
 fn room_is_given_to_another_only_when_the_first_says_that_it_holds_less() {
-    let mut cluster = Cluster::new(window(10, 0), 2);
+    let mut cluster = Cluster::new(window(20, 0), 2);
     cluster.split.set_active(id(0), true);
     cluster.plan();
     cluster.settle_down();
-    assert_eq!(cluster.granted(), [9, 1]);
-    (0..9).for_each(|_| cluster.owners[0].deal(1));
+    assert_eq!(cluster.granted(), [19, 1]);
+    (0..19).for_each(|_| cluster.owners[0].deal(1));
     cluster.split.set_active(id(0), false);
     cluster.split.set_active(id(1), true);
     cluster.plan();
     cluster.settle_down();
-    assert_eq!(cluster.granted(), [1, 1], "it still holds nine");
+    assert_eq!(cluster.granted(), [1, 1], "it still holds nineteen");
     cluster.owners[0].held.truncate(4);
     cluster.settle_down();
-    assert_eq!(cluster.granted(), [1, 6]);
+    assert_eq!(cluster.granted(), [1, 16]);
     cluster.owners[0].held.clear();
     cluster.settle_down();
-    assert_eq!(cluster.granted(), [1, 9]);
+    assert_eq!(cluster.granted(), [1, 19]);
 }
 
 #[test]
@@ -196,14 +196,14 @@ fn a_record_larger_than_its_part_goes_into_the_whole_window() {
 
 #[test]
 fn leases_of_a_session_that_came_back_count() {
-    let mut split = Split::new(window(10, 0), 0);
+    let mut split = Split::new(window(20, 0), 0);
     split.add(id(0), 8, false);
     split.add(id(1), 0, true);
     let given = |grants: &[Grant]| grants.iter().map(|g| (g.owner.0, g.window.max_records)).collect::<Vec<_>>();
-    assert_eq!(given(&split.plan()), [(0, 1), (1, 2)]);
+    assert_eq!(given(&split.plan()), [(0, 1), (1, 12)]);
     split.remove(id(0));
     split.echo(id(1), 1, 0, 0);
-    assert_eq!(given(&split.plan()), [(1, 10)]);
+    assert_eq!(given(&split.plan()), [(1, 20)]);
 }
 
 proptest! {
