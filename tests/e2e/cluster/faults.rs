@@ -166,3 +166,27 @@ async fn what_was_answered_as_durable_by_another_node_never_comes_again() {
     assert!(wire.inbox.is_empty());
     drop(keeps);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_that_are_cut_again_and_again_lose_nothing_and_nobody_starves() {
+    let kafka = broker();
+    let topic = kafka.topic("flapping", 3);
+    let group = unique("flapping");
+    let cluster = cluster(3, &group, &topic, &[]).await;
+    let history = History::default();
+    let crew = Crew::by(&cluster.address(), &group, &history).window(10).work(Duration::from_millis(5)).start(9);
+    cluster.spread(&group, 3, 3).await;
+    let produced = kafka.fill(&topic, 3, 6_000, 64);
+    // Each of the six ways in turn, while there is work.
+    for round in 1..=12_usize {
+        reaches("work goes on", round * produced.len() / 16, || history.acked_of(&produced)).await;
+        let (from, step) = (round % 3, 1 + round % 2);
+        cluster.way(from, (from + step) % 3).cut();
+    }
+    reaches("all are acked", produced.len(), || history.acked_of(&produced)).await;
+    committed_to_the_end(kafka, &group, &topic).await;
+    history.check_no_loss(&produced);
+    history.check_one_holder();
+    history.check_commits(kafka, &group, &produced);
+    crew.stop().await;
+}

@@ -1,7 +1,10 @@
 //! Several nodes, one address: a client lands anywhere, and never notices who holds the partition.
 
+mod draining;
 mod faults;
 mod members;
+mod numbers;
+mod views;
 mod windows;
 
 use sluice_tests::{Cluster, GatewayConfig, broker};

@@ -1,8 +1,9 @@
-//! The command line: `serve`, `dev`, `consume`, `produce`, `check-config`.
+//! The command line: `serve`, `dev`, `consume`, `produce`, `nodes`, `check-config`.
 
 mod check_config;
 mod consume;
 pub(crate) mod logs;
+mod nodes;
 mod output;
 mod produce;
 mod serve;
@@ -31,6 +32,7 @@ enum Command {
     Dev(crate::dev::Args),
     Consume(consume::Args),
     Produce(produce::Args),
+    Nodes(nodes::Args),
     CheckConfig(check_config::Args),
 }
 
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
             Command::Dev(args) => Box::pin(crate::dev::run(args)).await,
             Command::Consume(args) => Box::pin(consume::run(args)).await,
             Command::Produce(args) => Box::pin(produce::run(args)).await,
+            Command::Nodes(args) => Box::pin(nodes::run(args)).await,
             Command::CheckConfig(args) => check_config::run(&args),
         }
     });

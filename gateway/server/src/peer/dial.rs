@@ -154,5 +154,6 @@ async fn connection(number: usize, peer: Arc<Peer>, shared: Arc<Shared>, end: Ca
 }
 
 fn up(peer: &Peer, number: usize, link: &Link) -> FromPeer {
-    FromPeer::Up { owner: peer.owner, address: peer.rank.clone(), number, conn: link.conn.clone() }
+    let (address, since) = (peer.rank.clone(), peer.since);
+    FromPeer::Up { owner: peer.owner, address, since, number, conn: link.conn.clone() }
 }

@@ -36,7 +36,9 @@ async fn connect(address: &str, control: bool, shared: &Shared) -> Result<Link, 
         .map_err(|error| error.to_string())?
         .tcp_nodelay(true)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES);
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(shared.times.timeout)
+        .keep_alive_timeout(shared.times.timeout);
     let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
     let (conn, requests) = queue();
     conn.send(0, ToOwner::Hello(Hello { control, ..shared.hello() }));

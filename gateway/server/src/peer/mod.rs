@@ -26,6 +26,7 @@ use sluice_proto::peer::v1::{Hello, Owned, SettleRequest, Status, SubscriptionSt
 use sluice_proto::v1;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
@@ -61,7 +62,11 @@ pub(crate) struct Peer {
     /// Its own word for where it is: what nodes agree on.
     rank: Arc<str>,
     node: String,
+    /// When it started.
+    since: Instant,
     channel: Channel,
+    /// Its first connection is over.
+    over: CancellationToken,
 }
 
 /// The peers' times.
@@ -86,6 +91,7 @@ struct Shared {
     node: String,
     address: Arc<str>,
     instance: u64,
+    started: Instant,
     /// By subscription.
     edges: BTreeMap<String, EdgeHandle>,
     sessions: Arc<SessionRegistry>,
@@ -149,6 +155,7 @@ pub(crate) async fn start(
         node,
         address: rank,
         instance: crate::random::number(),
+        started: Instant::now(),
         edges,
         sessions: sessions.clone(),
         peers: Mutex::default(),
@@ -164,6 +171,9 @@ pub(crate) async fn start(
         .tcp_nodelay(true)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        // Streams have pings of their own; this closes what is left of a connection in the dark.
+        .http2_keepalive_interval(Some(config.peers.timeout))
+        .http2_keepalive_timeout(Some(config.peers.timeout))
         .add_service(service);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let closing = close.clone();
@@ -210,6 +220,7 @@ impl Shared {
             instance: self.instance,
             address: self.address.to_string(),
             control: false,
+            age_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
@@ -227,6 +238,7 @@ impl Shared {
                 partitions: owned.partitions.iter().map(partition).collect(),
                 streams: edge.counts.streams.load(Ordering::Relaxed),
                 idle_room: edge.counts.idle_room.load(Ordering::Relaxed),
+                member: owned.member,
             }
         };
         let draining = self.draining.load(Ordering::Acquire);
@@ -252,7 +264,9 @@ impl Shared {
             address: address.to_owned(),
             rank: hello.address.as_str().into(),
             node: hello.node.clone(),
+            since: Instant::now().checked_sub(Duration::from_millis(hello.age_ms)).unwrap_or(self.started),
             channel: link.channel.clone(),
+            over: link.conn.over.clone(),
         });
         peers.up.insert(hello.instance, peer.clone());
         Some(peer)
@@ -349,9 +363,15 @@ impl Cluster {
             seen: part.seen,
             settlements: part.settlements.iter().cloned().map(wire::settlement).collect(),
         };
-        match link::client(peer.channel.clone()).settle(request).await {
-            Ok(answer) => answer.into_inner().rejections,
-            Err(_) => unanswered(part).into_iter().map(encode::rejection).collect(),
+        let mut client = link::client(peer.channel.clone());
+        // What is durable may wait for Kafka for long, but not for a peer that is gone.
+        let answer = tokio::select! {
+            answer = client.settle(request) => answer.ok(),
+            () = peer.over.cancelled() => None,
+        };
+        match answer {
+            Some(answer) => answer.into_inner().rejections,
+            None => unanswered(part).into_iter().map(encode::rejection).collect(),
         }
     }
 }

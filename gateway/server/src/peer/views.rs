@@ -1,18 +1,20 @@
 //! One view of the cluster, whichever node is asked.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sluice_proto::peer::v1::{SetPausedRequest, ViewRequest, ViewResponse};
+use sluice_core::BlockedOn;
+use sluice_proto::peer::v1::{Blocked, SetPausedRequest, ViewRequest, ViewResponse};
 use sluice_proto::v1;
 use tokio::time::timeout;
 
 use super::edge::EdgeHandle;
 use super::{Cluster, Shared, link};
 use crate::error::Error;
-use crate::services::{client, partition, stats_of};
-use crate::subscription::Membership;
+use crate::services::{client, consumer, partition, stats_of};
+use crate::subscription::{Membership, SESSION_PREFIX, SessionSnapshot};
 
 /// A peer that does not answer within this is left out of a view.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,16 +37,22 @@ impl Shared {
         let snapshot = edge.handle.view().await?;
         let clients = edge.view().await?;
         let stats = stats_of(&snapshot);
+        let blocked = snapshot.sessions.iter().filter_map(blocked).collect();
+        // Clients that are gone and may come back have no stream on any node.
+        let waiting = snapshot.sessions.into_iter().filter(|one| one.live.is_none());
+        let waiting = waiting.map(|one| consumer(&self.node, one));
+        let consumers = clients.into_iter().map(|one| client(&self.node, one)).chain(waiting).collect();
         let partitions = snapshot.partitions.into_iter().map(|one| partition(&self.node, &edge.handle, one)).collect();
         let member = matches!(edge.handle.state().membership, Membership::Joined | Membership::Draining);
         Ok(ViewResponse {
             partitions,
-            consumers: clients.into_iter().map(|one| client(&self.node, one)).collect(),
+            consumers,
             stats: Some(stats),
             node: self.node.clone(),
             delivered_local: edge.counts.delivered_local.load(Ordering::Relaxed),
             delivered_relayed: edge.counts.delivered_relayed.load(Ordering::Relaxed),
             member,
+            blocked,
         })
     }
 }
@@ -79,6 +87,19 @@ impl Cluster {
 }
 
 impl View {
+    pub(crate) fn nodes(&self) -> Vec<v1::Node> {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let node = |view: &ViewResponse| v1::Node {
+            node: view.node.clone(),
+            member: view.member,
+            partitions: count(view.partitions.len()),
+            streams: count(view.consumers.len()),
+            delivered_local: view.delivered_local,
+            delivered_relayed: view.delivered_relayed,
+        };
+        self.nodes.iter().map(node).collect()
+    }
+
     pub(crate) fn partitions(&mut self) -> Vec<v1::Partition> {
         let mut all: Vec<_> = self.nodes.iter_mut().flat_map(|node| std::mem::take(&mut node.partitions)).collect();
         all.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
@@ -86,7 +107,18 @@ impl View {
     }
 
     pub(crate) fn consumers(&mut self) -> Vec<v1::Consumer> {
-        self.nodes.iter_mut().flat_map(|node| std::mem::take(&mut node.consumers)).collect()
+        let all: Vec<_> = self.nodes.iter_mut().flat_map(|node| std::mem::take(&mut node.consumers)).collect();
+        let (mut live, waiting): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.connected_at.is_some());
+        for note in self.nodes.iter_mut().flat_map(|node| std::mem::take(&mut node.blocked)) {
+            let of = live.iter_mut().filter(|one| one.session_id_prefix == note.session_id_prefix);
+            of.filter(|one| one.blocked_on != BlockedOn::Draining.as_str())
+                .for_each(|one| one.blocked_on.clone_from(&note.blocked_on));
+        }
+        // A client that waits does so at each owner; one that is back may not be known to all of them yet.
+        let mut known: BTreeSet<String> = live.iter().map(|one| one.consumer_id.clone()).collect();
+        let waiting = waiting.into_iter().filter(|one| known.insert(one.consumer_id.clone()));
+        let waiting: Vec<_> = waiting.collect();
+        live.into_iter().chain(waiting).collect()
     }
 
     /// The sum over all nodes.
@@ -101,6 +133,13 @@ impl View {
         }
         v1::GetStatsResponse { total: Some(total), partitions }
     }
+}
+
+/// What only an engine knows. That a part of a window is full is no news: the rest is with others.
+fn blocked(session: &SessionSnapshot) -> Option<Blocked> {
+    let why = session.view.blocked_on.filter(|why| *why != BlockedOn::NoWindow && session.live.is_some())?;
+    let session_id_prefix = session.token.chars().take(SESSION_PREFIX).collect();
+    Some(Blocked { session_id_prefix, blocked_on: why.as_str().to_owned() })
 }
 
 fn add(sum: &mut v1::Stats, of: &v1::Stats) {

@@ -14,6 +14,9 @@ use tonic_types::StatusExt as _;
 use crate::error::Error;
 use crate::session::{Decoder, Frame, encode};
 
+/// The largest frame of a client that fits one between nodes.
+const SESSION_FRAME_BYTES_MAX: u32 = super::FRAME_BYTES_MAX as u32 - (64 << 10);
+
 /// What an owner says about a session, however far away it is.
 #[derive(Debug)]
 pub(crate) enum FromOwner {
@@ -221,5 +224,6 @@ pub(crate) fn open(of: pb::Open, decoder: &mut Decoder) -> Result<(Open, Arc<str
         ..Default::default()
     };
     let open = decoder.open(subscribe)?;
-    Ok((Open { via: Via::FarEdge, max_frame_bytes: of.max_frame_bytes, ..open }, of.token.into()))
+    let max_frame_bytes = of.max_frame_bytes.min(SESSION_FRAME_BYTES_MAX);
+    Ok((Open { via: Via::FarEdge, max_frame_bytes, ..open }, of.token.into()))
 }

@@ -14,7 +14,7 @@ use crate::node::Shared;
 use crate::peer::edge::ClientView;
 use crate::services::spec_of;
 use crate::session::encode::duration;
-use crate::subscription::{Handle, PartitionSnapshot, SESSION_PREFIX, SessionSnapshot, Snapshot};
+use crate::subscription::{Handle, Membership, PartitionSnapshot, SESSION_PREFIX, SessionSnapshot, Snapshot};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -83,7 +83,8 @@ pub(crate) fn partition(node: &str, handle: &Handle, snapshot: PartitionSnapshot
     }
 }
 
-fn consumer(node: &str, snapshot: SessionSnapshot) -> pb::Consumer {
+/// A session of this node's engine, as an operator sees it.
+pub(crate) fn consumer(node: &str, snapshot: SessionSnapshot) -> pb::Consumer {
     let view = snapshot.view;
     let (revision, last_seen) =
         snapshot.live.as_ref().map_or((0, None), |(profile, seen)| (profile.revision, Some((*seen).into())));
@@ -188,6 +189,28 @@ impl SubscriptionService for Subscriptions {
     ) -> Result<Response<pb::GetSubscriptionResponse>, Status> {
         let subscription = Some(self.subscription(&request.into_inner().name)?);
         Ok(Response::new(pb::GetSubscriptionResponse { subscription }))
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<pb::ListNodesRequest>,
+    ) -> Result<Response<pb::ListNodesResponse>, Status> {
+        let name = request.into_inner().subscription;
+        let handle = self.node.subscription(&name)?;
+        if let Some(cluster) = &self.node.cluster {
+            return Ok(Response::new(pb::ListNodesResponse { nodes: cluster.view(&name).await?.nodes() }));
+        }
+        let snapshot = handle.view().await?;
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let alone = pb::Node {
+            node: self.node.name.clone(),
+            member: handle.state().membership != Membership::Idle,
+            partitions: count(snapshot.partitions.len()),
+            streams: count(snapshot.sessions.iter().filter(|session| session.live.is_some()).count()),
+            delivered_local: snapshot.stats.delivered,
+            delivered_relayed: 0,
+        };
+        Ok(Response::new(pb::ListNodesResponse { nodes: vec![alone] }))
     }
 
     async fn list_partitions(

@@ -66,6 +66,10 @@ impl Inbox {
     pub(crate) fn push(&mut self, input: Input) -> Result<(), Flood> {
         if let Input::Grant { window, .. } = &input {
             self.raise_limit(*window);
+            // One is under way at a time, and its edge waits for the echo: it is never too much.
+            self.ranges += 1;
+            self.inputs.push_back(input);
+            return Ok(());
         }
         if let Input::Window(window) = &input {
             self.raise_limit(*window);
@@ -256,6 +260,15 @@ mod tests {
             Some(&Input::Window(Window { max_records: 1, max_bytes: 9_999 }))
         });
         assert!(inputs.len() <= RANGES_EXTRA + 2);
+    }
+
+    #[test]
+    fn a_grant_is_taken_also_when_the_inbox_is_full() {
+        let mut inbox = Inbox::new(Window::default());
+        let flood = (0..).find_map(|i| inbox.push(ack(i, i.unsigned_abs() + 1)).err());
+        assert!(flood.is_some());
+        inbox.push(Input::Grant { number: 1, window: Window::default(), whole: false }).unwrap();
+        assert!(matches!(inbox.take().back(), Some(Input::Grant { number: 1, .. })));
     }
 
     #[test]

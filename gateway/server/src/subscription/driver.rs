@@ -222,7 +222,7 @@ impl Driver {
         self.finish_drain(now);
         self.check_stuck(now);
         if let Some(owned) = &mut self.owned {
-            owned.publish(now, &self.engine);
+            owned.publish(now, &self.engine, self.member.state() != Membership::Idle);
         }
         self.publish();
     }

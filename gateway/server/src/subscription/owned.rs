@@ -21,6 +21,8 @@ pub(crate) struct OwnedPartition {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Owned {
     pub(crate) partitions: Vec<OwnedPartition>,
+    /// A member of the group, or on its way in or out.
+    pub(crate) member: bool,
 }
 
 /// Keeps `Owned` up to date.
@@ -52,8 +54,9 @@ impl Publisher {
     }
 
     /// To be called each turn.
-    pub(super) fn publish(&mut self, now: Millis, engine: &Engine) {
-        let moved = !self.owned.borrow().has_the_partitions_of(engine);
+    pub(super) fn publish(&mut self, now: Millis, engine: &Engine, member: bool) {
+        let last = self.owned.borrow().clone();
+        let moved = last.member != member || !last.has_the_partitions_of(engine);
         let backlog = engine.backlog();
         if !moved && backlog == self.backlog {
             self.is_stale = false;
@@ -69,7 +72,7 @@ impl Publisher {
             epoch,
             backlog,
         };
-        self.owned.send_replace(Arc::new(Owned { partitions: engine.backlogs().map(one).collect() }));
+        self.owned.send_replace(Arc::new(Owned { partitions: engine.backlogs().map(one).collect(), member }));
         self.news.notify_one();
     }
 

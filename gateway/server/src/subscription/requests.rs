@@ -84,7 +84,9 @@ impl Driver {
                 debug_assert_eq!(opened.resumed, Resumed::Superseding, "a live stream is superseded, nothing else");
                 let drained = old.drained.load(Ordering::Acquire);
                 let by = link.profile.peer.clone();
-                old.end(if drained { Ok(()) } else { Err(Error::Superseded { by }.into()) });
+                // An edge is told in any case: to it an end without a reason is this owner's.
+                let planned = drained && !old.is_relayed();
+                old.end(if planned { Ok(()) } else { Err(Error::Superseded { by }.into()) });
             }
             if let Some(token) = link.token.clone().filter(|token| !seat.tokens.contains(token)) {
                 if seat.tokens.len() == TOKENS_MAX {

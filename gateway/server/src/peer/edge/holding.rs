@@ -88,10 +88,15 @@ impl Holding {
     }
 
     /// These are settled, or taken back.
-    pub(crate) fn remove(&mut self, leases: &Leases) {
-        let key = (leases.partition.clone(), leases.epoch);
+    pub(crate) fn remove(
+        &mut self,
+        partition: &TopicPartition,
+        epoch: Epoch,
+        ranges: impl Iterator<Item = OffsetRange>,
+    ) {
+        let key = (partition.clone(), epoch);
         let Some(held) = self.partitions.get_mut(&key) else { return };
-        leases.offsets.iter().for_each(|range| held.offsets.remove(range.first, range.last));
+        ranges.for_each(|range| held.offsets.remove(range.first, range.last));
         if held.offsets.0.is_empty() {
             self.partitions.remove(&key);
         }
@@ -159,8 +164,9 @@ mod tests {
             epoch: Epoch(epoch),
             offsets: vec![OffsetRange { first, last }],
         };
-        holding.remove(&leases(&p, 1, 0, 2));
-        holding.remove(&leases(&p, 9, 0, 9));
+        let range = |first, last| std::iter::once(OffsetRange { first, last });
+        holding.remove(&p, Epoch(1), range(0, 2));
+        holding.remove(&p, Epoch(9), range(0, 9));
         assert_eq!((holding.count_of(near), holding.count_of(far), holding.count()), (2, 2, 4));
         assert_eq!(holding.remove_owner(near), [leases(&p, 1, 3, 4)]);
         assert_eq!(holding.remove_owner(far), [leases(&q, 2, 7, 8)]);

@@ -16,17 +16,16 @@ use super::owners::Owners;
 use crate::peer::OwnerId;
 
 /// A node that has just started listens for the others this long before it thinks that it is alone.
-const START_WAIT: Duration = Duration::from_secs(2);
-/// A peer that comes later counts when it has been there this long: one that comes and goes moves nothing.
+const START_WAIT: Duration = Duration::from_secs(1);
+/// A node that comes later counts when it has run this long: one that comes and goes moves nothing. Nodes that began within this
+/// of the oldest count at once. All nodes see the same, the one that came too.
 const ALIVE_FOR: Duration = Duration::from_secs(10);
 /// A peer that is gone counts for so long after: a connection that is made again moves nothing.
 const GONE_FOR: Duration = Duration::from_secs(2);
-/// A member that should be none stays so long, so that whoever comes for it is there first.
-const LEAVE_AFTER: Duration = Duration::from_secs(3);
 /// A partition that no owner has told of for this long is forgotten.
 const REMEMBERED_FOR: Duration = Duration::from_secs(120);
 /// Who became a member because a partition had none stays one for so long.
-const REGARDLESS_FOR: Duration = Duration::from_secs(300);
+const REGARDLESS_FOR: Duration = Duration::from_secs(60);
 
 /// What it is decided by.
 #[derive(Debug, Clone)]
@@ -54,10 +53,10 @@ pub(crate) struct Members {
     peers: BTreeMap<OwnerId, Peer>,
     /// When somebody had clients last.
     clients_at: Option<Instant>,
+    /// Since when somebody has.
+    clients_since: Option<Instant>,
     /// When each partition was owned last.
     partitions: HashMap<TopicPartition, Instant>,
-    /// When it was found that this node should be no member.
-    unwanted_since: Option<Instant>,
     regardless_until: Option<Instant>,
     told: Option<bool>,
 }
@@ -82,18 +81,18 @@ impl Members {
             started: now,
             peers: BTreeMap::new(),
             clients_at: None,
+            clients_since: None,
             partitions: HashMap::new(),
-            unwanted_since: None,
             regardless_until: None,
             told: None,
         }
     }
 
-    /// A peer is there.
-    pub(crate) fn up(&mut self, owner: OwnerId, address: Arc<str>, now: Instant) {
+    /// A peer is there, which has run since then.
+    pub(crate) fn up(&mut self, owner: OwnerId, address: Arc<str>, since: Instant) {
         // The same node on another connection, or again.
         self.peers.retain(|other, peer| *other == owner || peer.address != address);
-        let peer = self.peers.entry(owner).or_insert_with(|| Peer { address, since: now, gone: None });
+        let peer = self.peers.entry(owner).or_insert_with(|| Peer { address, since, gone: None });
         peer.gone = None;
     }
 
@@ -110,17 +109,12 @@ impl Members {
         if now < self.started + START_WAIT {
             return None;
         }
-        let wanted = self.has_clients(now) && (self.is_first(owners, now) || self.is_regardless(now));
-        let is_member = self.told == Some(true);
-        if !wanted && is_member {
-            let since = *self.unwanted_since.get_or_insert(now);
-            // Without clients nobody comes for it.
-            if self.has_clients(now) && now < since + LEAVE_AFTER {
-                return None;
-            }
-        } else {
-            self.unwanted_since = None;
-        }
+        let limit = self.partitions.len().max(1);
+        // Who comes for another waits until that one has left: there are never more than there should be.
+        let others = owners.iter().filter(|(id, owner)| *id != OwnerId::SELF && owner.member).count();
+        let has_place = self.told == Some(true) || others < limit;
+        let is_called = self.is_first(owners, limit, now) && has_place;
+        let wanted = self.has_clients(now) && (is_called || self.is_regardless(now));
         (self.told.replace(wanted) != Some(wanted)).then_some(wanted)
     }
 
@@ -138,10 +132,12 @@ impl Members {
             }
         }
         self.partitions.retain(|_, at| now < *at + REMEMBERED_FOR);
+        self.clients_since = self.has_clients(now).then(|| self.clients_since.unwrap_or(now));
         let without = 2 * self.settings.kafka_session_timeout;
+        // Before that nobody was meant to have any.
+        let long_wanted = self.clients_since.is_some_and(|since| since.max(self.started + START_WAIT) + without <= now);
         let orphaned = self.partitions.values().any(|at| *at + without <= now);
-        let never = self.partitions.is_empty() && self.started + START_WAIT + without <= now;
-        if (orphaned || never) && self.has_clients(now) && self.regardless_until.is_none() {
+        if long_wanted && (orphaned || self.partitions.is_empty()) && self.regardless_until.is_none() {
             self.regardless_until = Some(now + REGARDLESS_FOR);
         }
         self.regardless_until = self.regardless_until.filter(|until| now < *until);
@@ -159,16 +155,20 @@ impl Members {
     }
 
     /// Whether this node is among the first, of all that count.
-    fn is_first(&self, owners: &Owners, now: Instant) -> bool {
-        let counts = |(id, peer): &(&OwnerId, &Peer)| {
-            let is_old = peer.since + ALIVE_FOR <= now || peer.since <= self.started + START_WAIT;
-            is_old && owners.get(**id).is_none_or(|owner| !owner.draining)
-        };
+    fn is_first(&self, owners: &Owners, limit: usize, now: Instant) -> bool {
+        let all = self.peers.values().map(|peer| peer.since);
+        let oldest = all.chain([self.started]).min().unwrap_or(now);
+        let is_old = |since: Instant| since + ALIVE_FOR <= now || since <= oldest + ALIVE_FOR;
+        if !is_old(self.started) {
+            return false;
+        }
+        let counts =
+            |(id, peer): &(&OwnerId, &Peer)| is_old(peer.since) && owners.get(**id).is_none_or(|owner| !owner.draining);
         let rank = |address: &str| hash(&self.settings.subscription, address);
         let own = (rank(&self.settings.address), &*self.settings.address);
         let before = |peer: &Peer| (rank(&peer.address), &*peer.address) > own;
         let ahead = self.peers.iter().filter(counts).filter(|(_, peer)| before(peer)).count();
-        ahead < self.partitions.len().max(1)
+        ahead < limit
     }
 }
 
@@ -213,11 +213,18 @@ mod tests {
         }
 
         fn meet(&mut self, n: usize) {
-            let now = self.now;
             for other in (0..self.nodes.len()).filter(|other| *other != n) {
-                self.nodes[n].0.up(id(other), address(other), now);
-                self.nodes[other].0.up(id(n), address(n), now);
+                let since = [self.nodes[n].0.started, self.nodes[other].0.started];
+                self.nodes[n].0.up(id(other), address(other), since[1]);
+                self.nodes[other].0.up(id(n), address(n), since[0]);
             }
+        }
+
+        /// Another node starts.
+        fn grow(&mut self) {
+            let n = self.nodes.len();
+            self.nodes.push((Members::new(settings(n), self.now), Owners::new()));
+            self.meet(n);
         }
 
         fn members(&self) -> Vec<usize> {
@@ -235,6 +242,7 @@ mod tests {
                 for node in 0..self.nodes.len() {
                     let owner = if node == viewer { OwnerId::SELF } else { id(node) };
                     self.nodes[viewer].1.set_places(owner, of(node));
+                    self.nodes[viewer].1.entry(owner).member = members.contains(&node);
                 }
             }
         }
@@ -272,6 +280,37 @@ mod tests {
     }
 
     #[test]
+    fn clients_that_come_late_make_no_more_members_than_those_that_come_early() {
+        let mut cluster = Cluster::new(8);
+        cluster.pass(100, 3, 0);
+        cluster.pass(30, 3, 1);
+        assert_eq!(cluster.members().len(), 3);
+        cluster.pass(60, 3, 0);
+        assert_eq!(cluster.members(), [0; 0]);
+        cluster.pass(30, 3, 1);
+        assert_eq!(cluster.members().len(), 3);
+    }
+
+    #[test]
+    fn nodes_that_come_one_by_one_make_no_more_members_at_any_moment() {
+        // `pass` looks at each moment.
+        let mut cluster = Cluster::new(1);
+        cluster.pass(30, 2, 1);
+        for pause in [3, 1, 20, 0, 40, 40] {
+            cluster.grow();
+            cluster.pass(pause, 2, 1);
+        }
+        let first = |of: &Cluster| {
+            let mut all: Vec<usize> = (0..of.nodes.len()).collect();
+            all.sort_by_key(|n| std::cmp::Reverse(hash("orders", &address(*n))));
+            all.truncate(2);
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(cluster.members(), first(&cluster), "in the end those whom the hash says");
+    }
+
+    #[test]
     fn a_member_that_is_gone_is_replaced_and_one_that_comes_back_at_once_is_not() {
         let mut cluster = Cluster::new(4);
         cluster.pass(10, 2, 1);
@@ -288,6 +327,7 @@ mod tests {
         let now = cluster.now;
         for n in (0..4).filter(|n| *n != dead) {
             cluster.nodes[n].0.gone(id(dead), now);
+            cluster.nodes[n].1.remove(id(dead));
         }
         cluster.nodes[dead].0.told = Some(false);
         let others: Vec<usize> = (0..4).filter(|n| *n != dead).collect();

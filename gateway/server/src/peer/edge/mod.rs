@@ -45,6 +45,8 @@ const MEMBERS_TICK: Duration = Duration::from_millis(500);
 const RANGES_EXTRA: usize = 1_000;
 /// However large a window is.
 const RANGES_MAX: usize = 1 << 20;
+/// What splitting all windows anew may cost: the more streams there are, the less often it is done for a backlog alone.
+const SPLIT_GAP: Duration = Duration::from_micros(20);
 /// The low bits of a session's number count, the high ones say whose it is.
 const SESSION_BITS: u32 = 48;
 
@@ -52,7 +54,7 @@ const SESSION_BITS: u32 = 48;
 #[derive(Debug)]
 pub(crate) enum FromPeer {
     /// A connection is up.
-    Up { owner: OwnerId, address: Arc<str>, number: usize, conn: Conn },
+    Up { owner: OwnerId, address: Arc<str>, since: Instant, number: usize, conn: Conn },
     /// A connection is over, with the sessions on it.
     Down { owner: OwnerId, number: usize },
     /// The peer is gone.
@@ -140,11 +142,16 @@ struct Edge {
     stream_numbers: u64,
     by_consumer: HashMap<String, u64>,
     by_token: HashMap<Arc<str>, u64>,
+    /// Names of sessions whose clients may come back, and until when.
+    kept: HashMap<String, (Arc<str>, Instant)>,
     /// From a session at an owner to its stream.
     sessions: HashMap<u64, (u64, OwnerId)>,
     session_numbers: u64,
     owners: Owners,
     standings: BTreeMap<OwnerId, Standing>,
+    split_at: Instant,
+    /// Backlogs have changed since.
+    splits_late: bool,
     /// Streams that wait for time.
     restless: BTreeSet<u64>,
     members: Members,
@@ -169,6 +176,7 @@ pub(crate) fn start(settings: EdgeSettings) -> EdgeHandle {
         ack_timeout_ms: handle.policy.ack_timeout_ms,
         session_timeout: handle.session_timeout,
         ordering: settings.ordering,
+        max_retry_delay_ms: handle.policy.max_retry_delay_ms,
     };
     let members = Members::new(settings.members.clone(), Instant::now());
     let edge = Edge {
@@ -178,10 +186,13 @@ pub(crate) fn start(settings: EdgeSettings) -> EdgeHandle {
         stream_numbers: 0,
         by_consumer: HashMap::new(),
         by_token: HashMap::new(),
+        kept: HashMap::new(),
         sessions: HashMap::new(),
         session_numbers: 0,
         owners: Owners::new(),
         standings: BTreeMap::new(),
+        split_at: Instant::now(),
+        splits_late: false,
         restless: BTreeSet::new(),
         members,
         near,
@@ -244,7 +255,7 @@ impl Edge {
                     let own = if is_owned_live { owned.borrow_and_update().clone() } else { Arc::default() };
                     self.on_owned(&own);
                 }
-                _ = tick.tick(), if !self.restless.is_empty() || self.end_at.is_some() => self.on_tick(),
+                _ = tick.tick(), if !self.restless.is_empty() || self.splits_late || self.end_at.is_some() => self.on_tick(),
                 _ = members_tick.tick() => self.on_members_tick(),
             }
             for _ in 0..EVENTS_PER_TURN {
@@ -319,7 +330,8 @@ impl Edge {
         {
             old.supersede(link.profile.peer.clone());
         }
-        let token: Arc<str> = crate::random::session_token().into();
+        let kept = open.consumer_id.as_ref().and_then(|consumer| self.kept.remove(consumer));
+        let token = kept.map_or_else(|| crate::random::session_token().into(), |(token, _)| token);
         self.by_token.insert(token.clone(), number);
         let turn = usize::try_from(number).unwrap_or_default();
         let stream = Stream::new(link.clone(), open, token, self.greeting.clone(), turn);
@@ -372,6 +384,10 @@ impl Edge {
             && self.by_consumer.get(consumer) == Some(&number)
         {
             self.by_consumer.remove(consumer);
+        }
+        if let Some(consumer) = &stream.open.consumer_id {
+            let resume_timeout = Duration::from_millis(self.settings.handle.policy.resume_timeout_ms);
+            self.kept.insert(consumer.clone(), (stream.token.clone(), Instant::now() + resume_timeout));
         }
         for session in &stream.sessions {
             self.sessions.remove(session);
@@ -436,8 +452,8 @@ impl Edge {
     fn on_peer(&mut self, said: FromPeer) {
         match said {
             FromPeer::Session { session, said } => self.on_session(session, said),
-            FromPeer::Up { owner, address, number, conn } => {
-                self.members.up(owner, address, Instant::now());
+            FromPeer::Up { owner, address, since, number, conn } => {
+                self.members.up(owner, address, since);
                 self.owners.entry(owner).conns.insert(number, conn);
                 self.seat_all();
             }
@@ -454,7 +470,7 @@ impl Edge {
             }
             FromPeer::Status { owner, status, draining } => {
                 let of = self.owners.entry(owner);
-                (of.draining, of.streams) = (draining, status.streams);
+                (of.draining, of.streams, of.member) = (draining, status.streams, status.member);
                 let place = |one: sluice_proto::peer::v1::Owned| {
                     let partition = TopicPartition::new(one.topic, one.partition);
                     ((partition, Epoch(one.epoch)), one.backlog)
@@ -483,11 +499,24 @@ impl Edge {
     /// Who owns what has changed: sessions are opened where there are none, and windows split anew.
     fn reconcile(&mut self) {
         let standings = self.owners.standings();
+        self.splits_late = false;
         if standings == self.standings {
             return;
         }
+        let moved = |(a, b): ((&OwnerId, &Standing), (&OwnerId, &Standing))| {
+            a.0 != b.0 || Standing { active: b.1.active, ..*a.1 } != *b.1
+        };
+        let moved = standings.len() != self.standings.len() || standings.iter().zip(&self.standings).any(moved);
+        let gap = SPLIT_GAP * u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
+        if !moved && self.split_at.elapsed() < gap {
+            self.splits_late = true;
+            return;
+        }
+        self.split_at = Instant::now();
         self.standings = standings;
-        self.seat_all();
+        if moved {
+            self.seat_all();
+        }
         let all: Vec<u64> = self.streams.keys().copied().collect();
         for number in all {
             self.with_stream(number, |stream, owners, _| {
@@ -542,7 +571,7 @@ impl Edge {
             let seen = |stream: &mut Stream| stream.seen(owner, of.seen).unwrap_or(0);
             let seen = if of.seen == 0 { 0 } else { stream.as_deref_mut().map_or(u64::MAX, seen) };
             if let Some(stream) = &mut stream {
-                stream.settled_elsewhere(&settlement);
+                stream.settled_elsewhere(&settlement, of.seen);
             }
             let part = || Settlements { request_id: 0, durable: of.durable, seen, settlements: Vec::new() };
             routed.entry(owner).or_insert_with(part).settlements.push(settlement);
@@ -554,12 +583,17 @@ impl Edge {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
+        if self.splits_late {
+            self.reconcile();
+        }
         for number in self.restless.iter().copied().collect::<Vec<_>>() {
             self.with_stream(number, |stream, _, _| stream.tick(now));
         }
     }
 
     fn on_members_tick(&mut self) {
+        let now = Instant::now();
+        self.kept.retain(|_, (_, until)| now < *until);
         let idle_room = self.streams.values().map(|stream| stream.room().1).sum::<u64>();
         self.counts.idle_room.store(idle_room, Ordering::Relaxed);
         let wanted = self.members.think(Instant::now(), self.streams.len() as u64, &self.owners);

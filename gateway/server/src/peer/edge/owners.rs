@@ -21,6 +21,8 @@ pub(crate) struct Owner {
     pub(crate) draining: bool,
     /// Clients of this subscription that landed there.
     pub(crate) streams: u64,
+    /// It is a member of the group, or on its way in or out.
+    pub(crate) member: bool,
 }
 
 /// What of an owner counts for a client's sessions.

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{End, Leases, Open, Outcome, RejectReason, Rejection, RevokeReason, Settlement, Settlements};
+use sluice_core::{
+    End, Leases, OffsetRange, Open, Outcome, RejectReason, Rejection, RevokeReason, Settlement, Settlements,
+};
 use sluice_proto::v1::{self, consume_response::Response};
 use tokio::time::Instant;
 
@@ -40,6 +42,7 @@ pub(crate) struct Greeting {
     pub(crate) ack_timeout_ms: u64,
     pub(crate) session_timeout: Duration,
     pub(crate) ordering: sluice_core::Ordering,
+    pub(crate) max_retry_delay_ms: u64,
 }
 
 /// A session of the client at one owner.
@@ -246,7 +249,8 @@ impl Stream {
             }
             FromOwner::Revoked(revoked) => {
                 if let Some(leases) = revoked.leases.clone() {
-                    self.holding.remove(&crate::session::Decoder::default().leases(leases));
+                    let leases = crate::session::Decoder::default().leases(leases);
+                    self.holding.remove(&leases.partition, leases.epoch, leases.offsets.into_iter());
                 }
                 self.link.send(encode::frame(Response::Revoked(revoked)));
             }
@@ -325,13 +329,12 @@ impl Stream {
             return self.finish_if_answered();
         }
         match ended {
-            Ended::Planned if self.draining => {
-                self.seats.remove(&owner);
-                self.finish(End::Drained, Ok(()))
-            }
             Ended::Failed { reason, message } if !is_of_the_owner(&reason) => {
                 self.seats.remove(&owner);
-                self.finish(End::Broken, Err(Error::of_owner(&reason, message)))
+                let error = Error::of_owner(&reason, message);
+                // After a Drain the next stream may open first, and that is no fault.
+                let planned = self.draining && error.reason() == "CONSUMER_SUPERSEDED";
+                self.finish(End::Broken, if planned { Ok(()) } else { Err(error) })
             }
             Ended::Planned | Ended::Failed { .. } => {
                 self.lose(owner);
@@ -369,9 +372,7 @@ impl Stream {
             parts = self.seats.keys().map(|owner| (*owner, Vec::new())).collect();
         }
         for settlement in settlements {
-            if ends_the_lease(&settlement.outcome) {
-                self.holding.remove(&settlement.leases);
-            }
+            self.note_end(&settlement, seen);
             let place = (settlement.leases.partition.clone(), settlement.leases.epoch);
             match owners.route(&place).filter(|owner| self.seats.contains_key(owner)) {
                 Some(owner) => parts.entry(owner).or_default().push(settlement),
@@ -419,9 +420,20 @@ impl Stream {
     }
 
     /// A unary call settles these.
-    pub(crate) fn settled_elsewhere(&mut self, settlement: &Settlement) {
-        if ends_the_lease(&settlement.outcome) {
-            self.holding.remove(&settlement.leases);
+    pub(crate) fn settled_elsewhere(&mut self, settlement: &Settlement, seen: u64) {
+        self.note_end(settlement, seen);
+    }
+
+    /// The client has these no more, unless the owner will say that it cannot be meant.
+    fn note_end(&mut self, settlement: &Settlement, seen: u64) {
+        let ends = match settlement.outcome {
+            Outcome::Ack | Outcome::DeadLetter { .. } | Outcome::Release => true,
+            Outcome::Retry { delay_ms, .. } => delay_ms.is_none_or(|ms| ms <= self.greeting.max_retry_delay_ms),
+            Outcome::Extend { .. } | Outcome::Unreadable => false,
+        };
+        if ends {
+            let ranges = settlement.leases.offsets.iter().copied().filter(|range| is_valid(*range, seen));
+            self.holding.remove(&settlement.leases.partition, settlement.leases.epoch, ranges);
         }
     }
 
@@ -554,17 +566,15 @@ fn is_of_the_owner(reason: &str) -> bool {
     matches!(reason, "SHUTTING_DOWN" | "SUBSCRIPTION_NOT_FOUND" | "TOPIC_MISSING")
 }
 
-fn ends_the_lease(outcome: &Outcome) -> bool {
-    !matches!(outcome, Outcome::Extend { .. } | Outcome::Unreadable)
+/// As an engine sees it.
+fn is_valid(range: OffsetRange, seen: u64) -> bool {
+    range.first >= 0 && range.last >= range.first && (range.first == range.last || seen != 0)
 }
 
 /// What is answered of leases that no owner can be asked about.
 fn unknown(settlement: Settlement, seen: u64, reason: RejectReason) -> Option<Rejection> {
     let Settlement { mut leases, outcome } = settlement;
-    let is_valid = |range: &sluice_core::OffsetRange| {
-        range.first >= 0 && range.last >= range.first && (range.first == range.last || seen != 0)
-    };
-    if outcome == Outcome::Unreadable || !leases.offsets.iter().all(is_valid) {
+    if outcome == Outcome::Unreadable || !leases.offsets.iter().all(|range| is_valid(*range, seen)) {
         return Some(Rejection { leases, reason: RejectReason::Invalid });
     }
     if reason == RejectReason::NotHeld {

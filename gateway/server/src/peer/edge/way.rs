@@ -52,7 +52,7 @@ impl Way {
     pub(crate) fn grant(&self, session: u64, grant: &Grant) {
         let Grant { number, window, whole, .. } = *grant;
         match self {
-            // A window is one range: there is always room for it, or the session is ended as a flood by its settlements.
+            // There is always room for one.
             Self::Near { .. } => drop(self.push(Input::Grant { number, window, whole })),
             Self::Far { conn, .. } => {
                 let flow = v1::Flow {
