@@ -188,7 +188,7 @@ impl History {
     }
 
     /// S6: in an epoch no record was dealt to a session while another one still had it. A lease that was taken back, or
-    /// whose session ended, may be dealt again before its old holder has read about it.
+    /// whose session ended, may be dealt again before its old holder has read about it, or even has read that it had it.
     pub fn check_one_holder(&self) {
         let inner = self.inner();
         let Taken { excused, ended } = inner.taken();
@@ -198,8 +198,12 @@ impl History {
                 Event::Delivered(session, name) => {
                     let before = holders.insert(name.clone(), *session);
                     let Some(other) = before.filter(|other| other != session) else { continue };
-                    let taken = excused.get(&other).is_some_and(|all| all.iter().any(|one| covers(one, name)));
-                    assert!(taken || ended.contains(&other), "S6: {name:?} was dealt while another session held it");
+                    let taken =
+                        |session| excused.get(&session).is_some_and(|all| all.iter().any(|one| covers(one, name)));
+                    assert!(
+                        taken(other) || taken(*session) || ended.contains(&other),
+                        "S6: {name:?} was dealt while another session held it"
+                    );
                 }
                 Event::Settled(session, name, _) if holders.get(name) == Some(session) => {
                     holders.remove(name);
