@@ -11,7 +11,7 @@ pub mod v1 {
 /// `sluice.peer.v1`: what the nodes of a cluster say to each other.
 pub mod peer {
     /// See the module above.
-    #[expect(clippy::allow_attributes, clippy::large_enum_variant, reason = "generated")]
+    #[expect(clippy::allow_attributes, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("sluice.peer.v1");
     }

@@ -216,7 +216,7 @@ impl Reader {
             Wire::Pong(pb::Pong {}) | Wire::Hello(_) => {}
             Wire::Open(open) => self.on_open(session, open),
             Wire::Grant(grant) => {
-                let window = grant.flow.map_or(Ok(Default::default()), window).unwrap_or_default();
+                let window = grant.flow.and_then(|flow| window(flow).ok()).unwrap_or_default();
                 self.push(session, Input::Grant { number: grant.number, window, whole: grant.whole });
             }
             Wire::Settle(s) => {

@@ -4,6 +4,7 @@
 //! queues that are bounded by windows or give their connection up.
 
 mod grants;
+mod handle;
 mod holding;
 mod members;
 mod numbers;
@@ -14,25 +15,26 @@ mod way;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sluice_core::{End, Epoch, SessionId, Settlements, TopicPartition};
 use sluice_kafka::KafkaState;
-use sluice_proto::peer::v1::SubscriptionStatus;
 use sluice_proto::v1;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::handle::Ask;
+pub(crate) use self::handle::{ClientView, Counts, EdgeHandle, FromPeer, Routed};
 use self::members::Members;
 use self::owners::{Owners, Standing};
 use self::stream::{Fate, Greeting, Stream};
 use self::way::Way;
 use super::OwnerId;
-use super::queue::{Conn, Share};
+use super::queue::Share;
 use super::wire::{self, FromOwner};
 use crate::error::Error;
-use crate::session::{Frame, Link, Profile};
+use crate::session::{Frame, Link};
 use crate::subscription::{Handle, Owned, Request, refuse};
 
 /// Events of each kind in one turn.
@@ -49,71 +51,6 @@ const RANGES_MAX: usize = 1 << 20;
 const SPLIT_GAP: Duration = Duration::from_micros(20);
 /// The low bits of a session's number count, the high ones say whose it is.
 const SESSION_BITS: u32 = 48;
-
-/// What a peer link tells an edge.
-#[derive(Debug)]
-pub(crate) enum FromPeer {
-    /// A connection is up.
-    Up { owner: OwnerId, address: Arc<str>, since: Instant, number: usize, conn: Conn },
-    /// A connection is over, with the sessions on it.
-    Down { owner: OwnerId, number: usize },
-    /// The peer is gone.
-    Gone(OwnerId),
-    /// What it has of this subscription, and whether it shuts down.
-    Status { owner: OwnerId, status: SubscriptionStatus, draining: bool },
-    /// About a session.
-    Session { session: u64, said: FromOwner },
-}
-
-/// What others ask of the edge.
-#[derive(Debug)]
-enum Ask {
-    /// Who settles these, and by which of their numbers.
-    Route {
-        token: String,
-        settlements: Settlements,
-        reply: oneshot::Sender<Routed>,
-    },
-    View(oneshot::Sender<Vec<ClientView>>),
-    /// Drain for this long, then end.
-    Shutdown(Duration),
-}
-
-/// Settlements of a unary call, by owner; those of no owner last.
-pub(crate) type Routed = (BTreeMap<OwnerId, Settlements>, Settlements);
-
-/// A client whose stream landed here.
-#[derive(Debug, Clone)]
-pub(crate) struct ClientView {
-    pub(crate) token: Arc<str>,
-    pub(crate) consumer_id: Option<String>,
-    pub(crate) profile: Profile,
-    pub(crate) last_seen: SystemTime,
-    pub(crate) window: sluice_core::Window,
-    pub(crate) held: u64,
-    pub(crate) draining: bool,
-}
-
-/// What the node tells its peers of the clients here, and what it counts.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) streams: AtomicU64,
-    pub(crate) idle_room: AtomicU64,
-    /// Records that clients here were dealt by this node.
-    pub(crate) delivered_local: AtomicU64,
-    /// And by others.
-    pub(crate) delivered_relayed: AtomicU64,
-}
-
-/// The cheap side of an edge.
-#[derive(Debug, Clone)]
-pub(crate) struct EdgeHandle {
-    pub(crate) handle: Arc<Handle>,
-    pub(crate) peers: mpsc::UnboundedSender<FromPeer>,
-    pub(crate) counts: Arc<Counts>,
-    asks: mpsc::UnboundedSender<Ask>,
-    ended: watch::Receiver<bool>,
-}
 
 /// What an edge is started with.
 #[derive(Debug)]
@@ -208,30 +145,6 @@ struct Inputs {
     frames: mpsc::UnboundedReceiver<(u64, Frame)>,
     from_peers: mpsc::UnboundedReceiver<FromPeer>,
     asked: mpsc::UnboundedReceiver<Ask>,
-}
-
-// === impl EdgeHandle ===
-
-impl EdgeHandle {
-    /// Who settles what of a unary call.
-    pub(crate) async fn route(&self, token: &str, settlements: Settlements) -> Result<Routed, Error> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.asks.send(Ask::Route { token: token.to_owned(), settlements, reply });
-        answer.await.map_err(|_| Error::Stopped)
-    }
-
-    /// The clients whose streams landed here.
-    pub(crate) async fn view(&self) -> Result<Vec<ClientView>, Error> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.asks.send(Ask::View(reply));
-        answer.await.map_err(|_| Error::Stopped)
-    }
-
-    /// Drains for at most this long and waits for the end.
-    pub(crate) async fn shutdown(&self, deadline: Duration) {
-        let _ = self.asks.send(Ask::Shutdown(deadline));
-        let _ = self.ended.clone().wait_for(|ended| *ended).await;
-    }
 }
 
 // === impl Edge ===
@@ -360,10 +273,12 @@ impl Edge {
         self.counts.delivered_local.fetch_add(near - before[0], Ordering::Relaxed);
         self.counts.delivered_relayed.fetch_add(far - before[1], Ordering::Relaxed);
         // What it said before it was subscribed waited for that.
-        if fate == Fate::Lives && !was_subscribed && stream.is_subscribed() {
-            if let Err(error) = stream.on_input(&self.owners) {
-                fate = stream.finish(End::Broken, Err(error));
-            }
+        if fate == Fate::Lives
+            && !was_subscribed
+            && stream.is_subscribed()
+            && let Err(error) = stream.on_input(&self.owners)
+        {
+            fate = stream.finish(End::Broken, Err(error));
         }
         if fate == Fate::Over {
             self.take(number);

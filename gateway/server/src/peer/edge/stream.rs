@@ -1,12 +1,13 @@
 //! One client's stream, merged from its sessions at several owners.
 
+mod settling;
+mod time;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{
-    End, Leases, OffsetRange, Open, Outcome, RejectReason, Rejection, RevokeReason, Settlement, Settlements,
-};
+use sluice_core::{End, Leases, Open, Outcome, RevokeReason, Settlement, Settlements};
 use sluice_proto::v1::{self, consume_response::Response};
 use tokio::time::Instant;
 
@@ -14,11 +15,10 @@ use super::grants::{Grant, Split};
 use super::holding::Holding;
 use super::numbers::Numbers;
 use super::owners::Owners;
-use super::pending::{Answer, PENDING_RANGES_MAX, Pending};
+use super::pending::{Answer, Pending};
 use super::way::Way;
 use crate::error::Error;
 use crate::peer::OwnerId;
-use crate::peer::queue::Full;
 use crate::peer::wire::{Ended, FromOwner, Records};
 use crate::session::{Input, Link, encode};
 
@@ -26,15 +26,6 @@ use crate::session::{Input, Link, encode};
 const RESUME_WAIT: Duration = Duration::from_millis(500);
 /// What owners are given to answer after their client closed its side.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
-/// How often a window that cannot be split as it should be is looked at again.
-const TURN: Duration = Duration::from_millis(250);
-/// An owner that leaves its part of a window of bytes unused for this long has a record that does not fit it.
-const UNUSED_FOR: Duration = Duration::from_millis(250);
-/// Then it is given the whole window for this long,
-const SOLO_FOR: Duration = Duration::from_secs(1);
-/// and not again before this.
-const SOLO_GAP: Duration = Duration::from_secs(4);
-
 /// What a subscription says to each client.
 #[derive(Debug, Clone)]
 pub(crate) struct Greeting {
@@ -363,80 +354,6 @@ impl Stream {
         Ok(())
     }
 
-    fn settle(&mut self, of: Settlements, owners: &Owners) -> Result<(), Error> {
-        let Settlements { request_id, durable, seen, settlements } = of;
-        let mut parts: BTreeMap<OwnerId, Vec<Settlement>> = BTreeMap::new();
-        let mut rejections = Vec::new();
-        if settlements.is_empty() {
-            // Asks only whether all that was written before has been applied.
-            parts = self.seats.keys().map(|owner| (*owner, Vec::new())).collect();
-        }
-        for settlement in settlements {
-            self.note_end(&settlement, seen);
-            let place = (settlement.leases.partition.clone(), settlement.leases.epoch);
-            match owners.route(&place).filter(|owner| self.seats.contains_key(owner)) {
-                Some(owner) => parts.entry(owner).or_default().push(settlement),
-                None => rejections.extend(unknown(settlement, seen, RejectReason::StaleEpoch)),
-            }
-        }
-        let mut seens = BTreeMap::new();
-        for owner in parts.keys().copied().collect::<Vec<_>>() {
-            if seen == 0 || parts.get(&owner).is_some_and(Vec::is_empty) {
-                seens.insert(owner, 0);
-            } else if let Some(seen) = self.numbers.seen(owner, seen) {
-                seens.insert(owner, seen);
-            } else {
-                // It had seen nothing of this owner: it cannot mean anything that the owner dealt to it.
-                let nothing = parts.remove(&owner).unwrap_or_default();
-                rejections.extend(nothing.into_iter().filter_map(|one| unknown(one, seen, RejectReason::NotHeld)));
-            }
-        }
-        let rejections: Vec<v1::Rejection> = rejections.into_iter().map(encode::rejection).collect();
-        if parts.is_empty() {
-            if request_id != 0 || !rejections.is_empty() {
-                self.answer((request_id, rejections));
-            }
-            return Ok(());
-        }
-        let mut ticket = 0;
-        if request_id != 0 {
-            let asked = |of: &Vec<Settlement>| of.iter().map(|one| one.leases.clone()).collect();
-            let asked = parts.iter().map(|(owner, of)| (*owner, asked(of))).collect();
-            ticket = self.pending.begin(request_id, asked, rejections).ok_or(Error::SettleFlood(PENDING_RANGES_MAX))?;
-        } else if !rejections.is_empty() {
-            self.answer((0, rejections));
-        }
-        for (owner, settlements) in parts {
-            let (Some(seat), Some(seen)) = (self.seats.get(&owner), seens.get(&owner)) else { continue };
-            let settlements = Settlements { request_id: ticket, durable, seen: *seen, settlements };
-            seat.way.settle(seat.session, settlements).map_err(|Full(max)| Error::SettleFlood(max))?;
-        }
-        Ok(())
-    }
-
-    /// The owner's numbers for what the client says that it has seen.
-    pub(crate) fn seen(&mut self, owner: OwnerId, seen: u64) -> Option<u64> {
-        self.numbers.seen(owner, seen)
-    }
-
-    /// A unary call settles these.
-    pub(crate) fn settled_elsewhere(&mut self, settlement: &Settlement, seen: u64) {
-        self.note_end(settlement, seen);
-    }
-
-    /// The client has these no more, unless the owner will say that it cannot be meant.
-    fn note_end(&mut self, settlement: &Settlement, seen: u64) {
-        let ends = match settlement.outcome {
-            Outcome::Ack | Outcome::DeadLetter { .. } | Outcome::Release => true,
-            Outcome::Retry { delay_ms, .. } => delay_ms.is_none_or(|ms| ms <= self.greeting.max_retry_delay_ms),
-            Outcome::Extend { .. } | Outcome::Unreadable => false,
-        };
-        if ends {
-            let ranges = settlement.leases.offsets.iter().copied().filter(|range| is_valid(*range, seen));
-            self.holding.remove(&settlement.leases.partition, settlement.leases.epoch, ranges);
-        }
-    }
-
     fn answer(&self, (request_id, rejections): Answer) {
         self.link.send(encode::frame(Response::Settled(v1::Settled { request_id, rejections })));
     }
@@ -487,99 +404,9 @@ impl Stream {
         }
         self.link.end(if self.draining { Ok(()) } else { Err(Error::Superseded { by }.into()) });
     }
-
-    // === time ===
-
-    /// Whether `tick` has something to do.
-    pub(crate) fn is_restless(&self) -> bool {
-        !self.is_subscribed()
-            || self.closing.is_some()
-            || self.solo_until.is_some()
-            || self.seats.values().any(|seat| seat.retiring)
-            || self.split.is_restless()
-            || self.seats.keys().any(|owner| self.split.is_unused(*owner, 0))
-    }
-
-    pub(crate) fn tick(&mut self, now: Instant) -> Fate {
-        if self.greets.as_ref().is_some_and(|(_, by)| *by <= now) {
-            self.greet();
-        }
-        if self.closing.as_ref().is_some_and(|closing| closing.until <= now) {
-            self.seats.clear();
-            return self.finish_if_answered();
-        }
-        self.retire();
-        self.mind_solo(now);
-        if self.is_subscribed() && self.split.is_restless() && self.turned_at + TURN <= now {
-            self.turned_at = now;
-            let grants = self.split.next_turn();
-            self.give(&grants);
-        }
-        Fate::Lives
-    }
-
-    /// Ends sessions at owners that own nothing any more.
-    fn retire(&mut self) {
-        let done = |(owner, seat): (&OwnerId, &Seat)| {
-            let quiet = !self.pending.waits_for(*owner) && self.holding.count_of(*owner) == 0;
-            (seat.retiring && seat.opened && quiet).then_some(*owner)
-        };
-        for owner in self.seats.iter().filter_map(done).collect::<Vec<_>>() {
-            if let Some(seat) = self.seats.remove(&owner) {
-                seat.way.end(seat.session, End::HalfClose);
-            }
-            self.split.remove(owner);
-            self.numbers.remove(owner);
-        }
-    }
-
-    /// An owner whose next record does not fit its part gets the whole window for a while.
-    fn mind_solo(&mut self, now: Instant) {
-        if let Some(until) = self.solo_until {
-            if until <= now {
-                (self.solo_until, self.solo_not_before) = (None, now + SOLO_GAP);
-                self.split.set_solo(None);
-                self.plan();
-            }
-            return;
-        }
-        let held = |owner: OwnerId| usize::try_from(self.holding.count_of(owner)).unwrap_or(usize::MAX);
-        let unused = self.seats.keys().copied().find(|owner| self.split.is_unused(*owner, held(*owner)));
-        self.unused = match (unused, self.unused) {
-            (Some(owner), Some((same, since))) if owner == same => Some((owner, since)),
-            (owner, _) => owner.map(|owner| (owner, now)),
-        };
-        if let Some((owner, since)) = self.unused
-            && since + UNUSED_FOR <= now
-            && self.solo_not_before <= now
-        {
-            self.unused = None;
-            self.solo_until = Some(now + SOLO_FOR);
-            self.split.set_solo(Some(owner));
-            self.plan();
-        }
-    }
 }
 
 /// Ends that are of the owner alone: the client goes on with the others, and with whoever comes after it.
 fn is_of_the_owner(reason: &str) -> bool {
     matches!(reason, "SHUTTING_DOWN" | "SUBSCRIPTION_NOT_FOUND" | "TOPIC_MISSING")
-}
-
-/// As an engine sees it.
-fn is_valid(range: OffsetRange, seen: u64) -> bool {
-    range.first >= 0 && range.last >= range.first && (range.first == range.last || seen != 0)
-}
-
-/// What is answered of leases that no owner can be asked about.
-fn unknown(settlement: Settlement, seen: u64, reason: RejectReason) -> Option<Rejection> {
-    let Settlement { mut leases, outcome } = settlement;
-    if outcome == Outcome::Unreadable || !leases.offsets.iter().all(|range| is_valid(*range, seen)) {
-        return Some(Rejection { leases, reason: RejectReason::Invalid });
-    }
-    if reason == RejectReason::NotHeld {
-        // Of a range only what the session once held would be answered.
-        leases.offsets.retain(|range| range.first == range.last);
-    }
-    (!leases.offsets.is_empty()).then_some(Rejection { leases, reason })
 }

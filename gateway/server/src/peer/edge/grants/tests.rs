@@ -160,10 +160,10 @@ fn a_window_of_one_goes_round() {
             let grants = cluster.split.next_turn();
             cluster.send(grants);
         }
-        for n in 0..3 {
+        for (n, times) in had.iter_mut().enumerate() {
             cluster.owners[n].read();
             cluster.hear(n);
-            had[n] += cluster.owners[n].window.max_records;
+            *times += cluster.owners[n].window.max_records;
         }
         cluster.check();
     }
