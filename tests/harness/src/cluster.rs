@@ -143,9 +143,21 @@ impl Balancer {
     }
 }
 
-/// Ports that were free just now. Nodes must know each other's before they start.
+/// Ports that are free, below those that the kernel gives to outgoing connections: nodes must know each other's before they
+/// start, and nothing else may take one in between.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<StdListener> =
-        (0..count).map(|_| StdListener::bind("127.0.0.1:0").expect("bind a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("a bound address").port()).collect()
+    const PORTS: std::ops::Range<u32> = 10_240..32_000;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Tests of other processes begin elsewhere.
+    let first = std::process::id().wrapping_mul(7_919);
+    let mut ports = Vec::new();
+    while ports.len() < count {
+        let next = u32::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).expect("fewer tests than ports");
+        let port = PORTS.start + first.wrapping_add(next) % (PORTS.end - PORTS.start);
+        let port = u16::try_from(port).expect("a port");
+        if StdListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    ports
 }
