@@ -1,6 +1,7 @@
 //! The whole path on a real Kafka: a gateway as a process of its own, clients on the wire.
 
 mod bad_input;
+mod balancers;
 mod basics;
 mod clients;
 mod cluster;

@@ -61,7 +61,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     let body = json!({
         "ready": why.is_empty(),
         "why": why,
-        "draining": admin.shared.draining.load(Ordering::Acquire),
+        "draining": admin.shared.leaving.load(Ordering::Acquire),
         "subscriptions": subscriptions(&admin.shared),
     });
     let content_type = [(header::CONTENT_TYPE, "application/json")];

@@ -11,8 +11,9 @@ use crate::node::Node;
 
 /// Run the gateway.
 ///
-/// When both listeners are bound it prints one line of JSON to stdout, with their addresses. SIGTERM or SIGINT lets clients
-/// finish for `node.drain_timeout`, then it exits with 0; a second signal ends it at once.
+/// When both listeners are bound it prints one line of JSON to stdout, with their addresses. At SIGTERM or SIGINT it is not
+/// ready for `node.drain_delay`, then lets clients finish for `node.drain_timeout`, then it exits with 0; a second signal ends
+/// it at once.
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
     /// The config file (TOML). Every key has an override in the environment, as in SLUICE_NODE__LISTEN.
@@ -52,7 +53,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     });
     Output.line(listening)?;
     let (signal, _) = signals.next().await;
-    tracing::info!(signal, "draining");
+    tracing::info!(signal, delay = ?node.drain_delay(), "draining");
     signals.or_exit(node.shutdown()).await;
     tracing::info!("drained");
     Ok(())

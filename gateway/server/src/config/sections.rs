@@ -16,7 +16,11 @@ section! {
         admin_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7071)),
         /// The node's name in metrics, in `Partition.node` and in Kafka's `client.id`. Empty: the host's name.
         name: String = String::new(),
-        /// After SIGTERM clients have this long to settle what they hold, before the node leaves its groups.
+        /// After SIGTERM the node is not ready, and goes on as before for this long, new streams included: the time in which a
+        /// balancer takes notice. Then it drains. Longer than the balancer's health checks need; 0 s where nobody checks.
+        #[serde(with = "duration")]
+        drain_delay: Duration = Duration::ZERO,
+        /// After `drain_delay` clients have this long to settle what they hold, before the node leaves its groups.
         #[serde(with = "duration")]
         drain_timeout: Duration = Duration::from_secs(30),
         /// A stream ends with `Drain` and OK at this age, ± 10 %.

@@ -57,6 +57,8 @@ pub struct Node {
     grpc_addr: SocketAddr,
     admin_addr: SocketAddr,
     changed: Arc<Notify>,
+    /// Ends the gRPC listener, and its connections once they have no streams.
+    refuse: CancellationToken,
     close: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     stopped: watch::Sender<bool>,
@@ -95,6 +97,7 @@ impl Node {
             sessions,
             streams: Arc::new(AtomicUsize::new(0)),
             unary_ranges: Arc::new(AtomicUsize::new(0)),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             cluster,
             refusals: Mutex::default(),
@@ -106,7 +109,8 @@ impl Node {
         router = router.add_service(SubscriptionServiceServer::new(Subscriptions::new(shared.clone())));
         router = router.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
-        let closing = close.clone().cancelled_owned();
+        let refuse = close.child_token();
+        let closing = refuse.clone().cancelled_owned();
         let grpc_task = tokio::spawn(async move {
             if let Err(error) = router.serve_with_incoming_shutdown(incoming, closing).await {
                 tracing::error!(%error, "the gRPC server failed");
@@ -121,6 +125,7 @@ impl Node {
             grpc_addr,
             admin_addr,
             changed,
+            refuse,
             close,
             tasks: Mutex::new(vec![grpc_task, admin_task, health_task, trim_task]),
             stopped: watch::Sender::new(false),
@@ -139,19 +144,32 @@ impl Node {
         self.shared.cluster.as_ref().map(|cluster| cluster.address())
     }
 
+    /// How long it says that it is not ready before it drains.
+    #[must_use]
+    pub fn drain_delay(&self) -> Duration {
+        self.shared.config.node.drain_delay
+    }
+
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }
 
-    /// Drains for at most `drain_timeout`: not ready at once, every stream is told, leases settle, commits go out, the
-    /// groups are left, streams end OK, listeners close. A second call waits for the first.
+    /// Not ready at once; after `drain_delay` it drains for at most `drain_timeout`: every stream is told, leases settle,
+    /// commits go out, the groups are left, streams end OK, listeners close. A second call waits for the first.
     pub async fn shutdown(&self) {
-        if self.shared.draining.swap(true, Ordering::AcqRel) {
+        if self.shared.leaving.swap(true, Ordering::AcqRel) {
             return self.stopped().await;
         }
         self.changed.notify_one();
+        tokio::time::sleep(self.shared.config.node.drain_delay).await;
+        self.shared.draining.store(true, Ordering::Release);
+        if self.shared.cluster.is_some() {
+            // Other nodes do whatever a new connection asks for, and a balancer without health checks learns of it: what is
+            // refused here it leads to them. A node alone still takes unary settlements.
+            self.refuse.cancel();
+        }
         let drain_timeout = self.shared.config.node.drain_timeout;
         let drains = self.shared.subscriptions.values().map(|handle| handle.shutdown(drain_timeout));
         let edges = async {

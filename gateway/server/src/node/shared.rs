@@ -26,6 +26,9 @@ pub(crate) struct Shared {
     pub(crate) streams: Arc<AtomicUsize>,
     /// Ranges of unary settlements that are not answered yet.
     pub(crate) unary_ranges: Arc<AtomicUsize>,
+    /// SIGTERM came: the node is not ready.
+    pub(crate) leaving: AtomicBool,
+    /// And its `drain_delay` is over: it takes no more streams.
     pub(crate) draining: AtomicBool,
     /// `None`: the node is alone.
     pub(crate) cluster: Option<Arc<Cluster>>,
@@ -63,7 +66,7 @@ impl Shared {
     /// Why the node is not ready: empty when it is.
     pub(crate) fn not_ready(&self) -> Vec<String> {
         let mut why = Vec::new();
-        if self.draining.load(Ordering::Acquire) {
+        if self.leaving.load(Ordering::Acquire) {
             why.push("draining".to_owned());
         }
         for (name, handle) in &self.subscriptions {

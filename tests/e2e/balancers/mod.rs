@@ -1,0 +1,3 @@
+//! Real balancers in front of nodes, each with its file in `deploy/`.
+
+mod drain;
