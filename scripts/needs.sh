@@ -29,6 +29,12 @@ if command -v pkg-config >/dev/null 2>&1 && ! pkg-config --exists zlib; then
   missing+=("zlib headers (compressed records)")
   packages+=(zlib1g-dev)
 fi
+# Debian keeps servers where not every user's path leads.
+PATH=$PATH:/usr/sbin
+if [ "$what" = test ]; then
+  need haproxy "the tests lead clients through it" haproxy
+  need nginx "the tests lead clients through it" nginx
+fi
 if [ "$what" != build ]; then
   need java "the tests run a real Apache Kafka" openjdk-17-jre-headless
   need mvn "the tests fetch Apache Kafka's jars" maven

@@ -1,3 +1,6 @@
 //! Real balancers in front of nodes, each with its file in `deploy/`.
 
 mod drain;
+mod manifests;
+mod rolling;
+mod streams;

@@ -1,7 +1,7 @@
 //! Several gateways that know each other, with a balancer in front of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::gateway::{Gateway, GatewayConfig};
 use crate::way::Way;
-use crate::{SOON, eventually};
+use crate::{SOON, eventually, scratch};
 
 /// Nodes of one cluster. Each reaches each other one by a way of its own.
 #[derive(Debug)]
@@ -32,9 +32,11 @@ struct Balancer {
 }
 
 impl Cluster {
-    /// So many nodes of this configuration.
+    /// So many nodes of this configuration. One that is started again has its addresses.
     pub async fn start(config: &GatewayConfig, count: usize) -> Self {
-        let ports = free_ports(count);
+        // Nodes must know each other's before they start.
+        let ports = scratch::free_ports(count);
+        let own = scratch::free_ports(2 * count);
         let mut ways = BTreeMap::new();
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
@@ -50,6 +52,8 @@ impl Cluster {
             config
                 .clone()
                 .node(&format!("name = \"node-{at}\""))
+                .node(&format!("listen = \"127.0.0.1:{}\"", own[2 * at]))
+                .node(&format!("admin_listen = \"127.0.0.1:{}\"", own[2 * at + 1]))
                 .peers(&format!("listen = \"127.0.0.1:{}\"", ports[at]))
                 .peers(&format!("addresses = [{}]", addresses.join(", ")))
                 .peers("connections = 2")
@@ -141,23 +145,4 @@ impl Balancer {
         });
         Self { address, targets }
     }
-}
-
-/// Ports that are free, below those that the kernel gives to outgoing connections: nodes must know each other's before they
-/// start, and nothing else may take one in between.
-fn free_ports(count: usize) -> Vec<u16> {
-    const PORTS: std::ops::Range<u32> = 10_240..32_000;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    // Tests of other processes begin elsewhere.
-    let first = std::process::id().wrapping_mul(7_919);
-    let mut ports = Vec::new();
-    while ports.len() < count {
-        let next = u32::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).expect("fewer tests than ports");
-        let port = PORTS.start + first.wrapping_add(next) % (PORTS.end - PORTS.start);
-        let port = u16::try_from(port).expect("a port");
-        if StdListener::bind(("127.0.0.1", port)).is_ok() {
-            ports.push(port);
-        }
-    }
-    ports
 }

@@ -153,6 +153,12 @@ impl Gateway {
         &self.grpc
     }
 
+    /// Where its admin pages are: `host:port`.
+    #[must_use]
+    pub fn admin_address(&self) -> &str {
+        &self.admin
+    }
+
     /// Its log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -177,7 +183,7 @@ impl Gateway {
         process::rss(self.pid())
     }
 
-    /// Starts it again after `kill` or `terminate`, with its configuration, on other ports.
+    /// Starts it again after `kill` or `terminate`, with its configuration; on other ports, unless that names them.
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.log()).expect("open the gateway's log");

@@ -184,7 +184,38 @@ impl History {
     /// S5 in a run without faults: nothing was dealt twice.
     pub fn check_no_duplicates(&self) {
         let duplicates = self.duplicates();
-        assert!(duplicates.is_empty(), "S5: {} records were dealt twice: {:?}", duplicates.len(), first(&duplicates));
+        let stories: Vec<_> = first(&duplicates).iter().map(|place| self.story(place)).collect();
+        assert!(duplicates.is_empty(), "S5: {} records were dealt twice:\n{}", duplicates.len(), stories.join("\n"));
+    }
+
+    /// What happened to a record, for a person who wonders: numbers are those of sessions and events.
+    fn story(&self, place: &Place) -> String {
+        let is_this = |(topic, partition, _, offset): &LeaseName| {
+            (&**topic, *partition, *offset) == (place.0.as_str(), place.1, place.2)
+        };
+        let (mut had, mut story) = (BTreeSet::new(), format!("{}/{}:", place.1, place.2));
+        for (at, event) in self.inner().events.iter().enumerate() {
+            let what = match event {
+                Event::Delivered(session, name) if is_this(name) => {
+                    had.insert(*session);
+                    format!("dealt to {session} in epoch {:x}", name.2)
+                }
+                Event::Settled(session, name, done) if is_this(name) => format!("settled by {session}, done: {done}"),
+                Event::Revoked(session, leases)
+                    if leases.offsets.iter().any(|range| {
+                        leases.topic == place.0
+                            && leases.partition == place.1
+                            && (range.first..=range.last.unwrap_or(range.first)).contains(&place.2)
+                    }) =>
+                {
+                    format!("taken back from {session}")
+                }
+                Event::Ended(session) if had.contains(session) => format!("{session} ended"),
+                _ => continue,
+            };
+            story.push_str(&format!(" {at}: {what};"));
+        }
+        story
     }
 
     /// S6: in an epoch no record was dealt to a session while another one still had it. A lease that was taken back, or

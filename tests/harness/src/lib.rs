@@ -5,6 +5,7 @@
 //! Nothing here skips: what the machine lacks is an error that names the command which installs it. Everything that is
 //! started ends with the test binary, however that ends. Failures are panics: this crate is for tests alone.
 
+pub mod balancer;
 pub mod cluster;
 pub mod crew;
 pub mod gateway;
@@ -13,11 +14,13 @@ pub mod http2;
 pub mod kafka;
 pub mod lanes;
 pub mod process;
+pub mod python;
 pub mod scratch;
 pub mod wait;
 pub mod way;
 pub mod wire;
 
+pub use balancer::Balancer;
 pub use cluster::Cluster;
 pub use crew::{Act, Crew};
 pub use gateway::{Gateway, GatewayConfig, SubscriptionConfig};

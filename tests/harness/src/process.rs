@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -78,6 +78,18 @@ pub fn signal(child: &Child, signal: Signal) {
     let pid = libc::pid_t::try_from(child.id()).expect("a process id fits pid_t");
     // SAFETY: kill(2) takes two numbers. The child was not waited for, so its id is not another process's.
     unsafe { libc::kill(pid, number) };
+}
+
+/// Runs a command to its end, which must be a good one.
+pub fn run(what: &str, command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(
+        output.status.success(),
+        "{what}:\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
 }
 
 /// Resident memory of a process, in bytes.

@@ -1,6 +1,7 @@
 //! Folders and names that no other test uses.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,25 @@ pub fn unique(name: &str) -> String {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis()) % 100_000_000
     });
     format!("{name}-{}-{start}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Ports that were free just now, none of which the kernel gives to others: a process that is started again gets its own.
+#[must_use]
+pub fn free_ports(count: usize) -> Vec<u16> {
+    // Below those of outgoing connections and of listeners that take any.
+    const FIRST: u64 = 10_000;
+    const COUNT: u64 = 20_000;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Tests of other processes begin elsewhere.
+    let start = u64::from(std::process::id()) * 7_919;
+    let ports = (0..COUNT).filter_map(|_| {
+        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(port).expect("below 30,000");
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    });
+    let ports: Vec<u16> = ports.take(count).collect();
+    assert_eq!(ports.len(), count, "no free ports below 30,000");
+    ports
 }
 
 /// The workspace's root.
