@@ -31,11 +31,9 @@ if command -v pkg-config >/dev/null 2>&1 && ! pkg-config --exists zlib; then
 fi
 # Debian keeps servers where not every user's path leads.
 PATH=$PATH:/usr/sbin
-if [ "$what" = test ]; then
+if [ "$what" != build ]; then
   need haproxy "the tests lead clients through it" haproxy
   need nginx "the tests lead clients through it" nginx
-fi
-if [ "$what" != build ]; then
   need java "the tests run a real Apache Kafka" openjdk-17-jre-headless
   need mvn "the tests fetch Apache Kafka's jars" maven
   need python3 "the tests run a stock gRPC client" python3
