@@ -77,6 +77,8 @@ pub(crate) struct Sums {
     /// Ready, leased, or waiting.
     pub(crate) not_done: u64,
     pub(crate) bytes: u64,
+    /// Partitions that are dealt from and have nothing ready.
+    pub(crate) without_ready: u64,
 }
 
 impl Sums {
@@ -86,12 +88,14 @@ impl Sums {
         let (ready, suspects) = (partition.ledger.ready() * dealt_from, partition.ledger.ready_suspects() * dealt_from);
         let ledger = &partition.ledger;
         let (leased, not_done, bytes) = (ledger.leased(), ledger.not_done(), ledger.bytes());
-        let now = Counted { ready, suspects, leased, not_done, bytes };
+        let without_ready = u64::from(dealt_from == 1 && ready == 0);
+        let now = Counted { ready, suspects, leased, not_done, bytes, without_ready };
         let was = std::mem::replace(&mut partition.counted, now);
         self.ready = self.ready + now.ready - was.ready;
         self.suspects = self.suspects + now.suspects - was.suspects;
         self.leased = self.leased + now.leased - was.leased;
         self.not_done = self.not_done + now.not_done - was.not_done;
+        self.without_ready = self.without_ready + now.without_ready - was.without_ready;
         self.bytes = self.bytes + now.bytes - was.bytes;
     }
 
@@ -101,6 +105,7 @@ impl Sums {
         self.suspects -= counted.suspects;
         self.leased -= counted.leased;
         self.not_done -= counted.not_done;
+        self.without_ready -= counted.without_ready;
         self.bytes -= counted.bytes;
     }
 

@@ -79,10 +79,13 @@ impl Engine {
         lease.mask &= !bits;
         let suspect = lease.suspect;
         if lease.mask == 0 {
-            if how.is_settled() {
+            if how == How::Ack {
                 let took_ms = now.0.saturating_sub(lease.dealt_at.0);
-                session.pace.settled(lease.held, took_ms, self.policy.frame_records_max);
-                self.pace.settled(lease.held, took_ms, self.policy.frame_records_max);
+                session.pace.acked(lease.held, took_ms, self.policy.frame_records_max);
+                session.pace.tell(&mut self.pace);
+            } else if how.is_settled() {
+                // To fail fast is not to work fast.
+                session.pace.failed();
             }
             self.timers.expiries.remove(&(lease.expires, key.id));
             entry.remove();

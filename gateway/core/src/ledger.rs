@@ -82,6 +82,9 @@ pub(crate) struct Ledger {
     bytes: u64,
     /// Records done, and their bytes, since runs were looked at whose records are mostly done.
     freed: (u64, u64),
+    /// Numbers of the segments in which they were. Only these are looked at: a look at all of a long span would cost each
+    /// record more the longer it is.
+    touched: Vec<u64>,
     /// No segment below this number has a ready record.
     ready_from: u64,
     /// Attempts of records not done, for the commit.
@@ -109,6 +112,7 @@ impl Ledger {
             not_done: 0,
             bytes: 0,
             freed: (0, 0),
+            touched: Vec::new(),
             ready_from: 0,
             attempted: BTreeMap::new(),
             lanes: Lanes::new(ordering),
@@ -324,6 +328,9 @@ impl Ledger {
         let (offset, lane) = (slot.offset(), self.lanes.as_ref().and_then(|lanes| lanes.of(slot.key())));
         let Some(segment) = self.live_mut(at) else { return };
         let bytes = segment.finish(Bits::of(&(at.place..at.place + 1)));
+        if !std::mem::replace(&mut segment.is_touched, true) {
+            self.touched.push(at.segment);
+        }
         self.leased -= u64::from(was == State::Leased);
         self.ready -= u64::from(was == State::Ready);
         self.not_done -= 1;
@@ -371,7 +378,13 @@ impl Ledger {
         self.move_frontier();
         if self.freed.0 >= FREED_RECORDS_MAX || self.freed.1 >= FREED_BYTES_MAX {
             self.freed = (0, 0);
-            self.segments.iter_mut().filter_map(Stretch::live_mut).for_each(Segment::thin_out);
+            let mut touched = std::mem::take(&mut self.touched);
+            touched.retain(|number| {
+                let index = number.checked_sub(self.base).map(|index| index as usize);
+                let segment = index.and_then(|index| self.segments.get_mut(index)?.live_mut());
+                segment.is_some_and(Segment::thin_out)
+            });
+            self.touched = touched;
         }
     }
 

@@ -40,8 +40,23 @@ impl Pace {
         u64::from(if self.leases < KNOWN_AFTER { all.burst } else { self.burst })
     }
 
-    /// A lease is settled for which, together with all before it, so many records were held, so long after its deal.
-    pub(crate) fn settled(&mut self, held: u32, took_ms: u64, burst_max: usize) {
+    /// What is known of this session is worth something for those of which nothing is: together they are taken for about the
+    /// slowest, and slowly for more. A line through sessions that differ would say nothing.
+    pub(crate) fn tell(&self, all: &mut Self) {
+        if self.leases >= KNOWN_AFTER {
+            all.burst =
+                if self.burst < all.burst { (all.burst / 2).max(self.burst) } else { self.burst.min(all.burst + 1) };
+        }
+    }
+
+    /// A lease ended by a retry, a release or a dead letter: however soon, nothing was worked.
+    pub(crate) fn failed(&mut self) {
+        self.leases = self.leases.saturating_add(1);
+        self.burst = (self.burst / 2).max(1);
+    }
+
+    /// A lease is acked for which, together with all before it, so many records were held, so long after its deal.
+    pub(crate) fn acked(&mut self, held: u32, took_ms: u64, burst_max: usize) {
         let (held, took) = (held as f32, took_ms.min(1 << 20) as f32);
         self.leases = self.leases.saturating_add(1);
         if self.held == 0.0 {
@@ -92,7 +107,7 @@ mod tests {
         for _ in 0..leases {
             let held = 1 + (unit(&mut rng) * 2.0 * f64::from(pace.burst)) as u32;
             let took = took(held, &mut rng);
-            pace.settled(held, took, MAX);
+            pace.acked(held, took, MAX);
         }
         pace
     }
@@ -129,19 +144,41 @@ mod tests {
         let mut pace = after(200, |_, _| 15);
         let mut held = 100;
         for _ in 0..100 {
-            pace.settled(held, u64::from(held) * 5, MAX);
+            pace.acked(held, u64::from(held) * 5, MAX);
             held = 1 + held * 7 % (pace.burst * 2);
         }
         assert!(pace.burst <= 3, "{pace:?}");
     }
 
     #[test]
-    fn a_new_session_is_taken_for_what_the_others_are() {
+    fn who_fails_at_once_gets_an_even_share() {
+        let mut pace = after(200, |_, _| 1);
+        for _ in 0..10 {
+            pace.failed();
+        }
+        assert_eq!(pace.burst, 1);
+    }
+
+    #[test]
+    fn a_new_session_is_taken_for_about_the_slowest_of_the_others() {
+        let (quick, slow) = (after(200, |_, _| 1), after(200, |held, _| u64::from(held) * 50));
+        let mut all = Pace::new();
+        for _ in 0..20 {
+            (0..3).for_each(|_| quick.tell(&mut all));
+            slow.tell(&mut all);
+        }
+        assert!(all.burst <= 4, "{all:?}");
+        (0..100).for_each(|_| quick.tell(&mut all));
+        assert_eq!(all.burst, 100);
+    }
+
+    #[test]
+    fn a_new_session_is_known_by_itself_after_some_leases() {
         let all = after(200, |_, _| 15);
         let mut new = Pace::new();
         assert_eq!(new.burst(&all), 100);
         for _ in 0..KNOWN_AFTER {
-            new.settled(1, 50, MAX);
+            new.acked(1, 50, MAX);
         }
         assert_eq!(new.burst(&all), 1);
     }

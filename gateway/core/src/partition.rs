@@ -56,6 +56,7 @@ pub(crate) struct Counted {
     pub(crate) leased: u64,
     pub(crate) not_done: u64,
     pub(crate) bytes: u64,
+    pub(crate) without_ready: u64,
 }
 
 /// What the last commit knew of records that were not received again yet.

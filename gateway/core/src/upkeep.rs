@@ -102,10 +102,11 @@ impl Engine {
 
     /// When dealing found nothing more to do. While everybody is full, records that are taken out of the prefetch queue
     /// only get old here: they cost memory, and are out of the processor's caches when their turn comes. While somebody has
-    /// room that nothing ready fits, the next record may be the one that does.
+    /// room that nothing ready fits, the next record may be the one that does; and while a partition has nothing ready, its
+    /// next record may stand behind those of others in the one queue of the fetch handle.
     pub(crate) fn mind_ahead(&mut self) -> Option<Output> {
         let (bytes, max) = (self.sums.ready_bytes(), self.policy.ready_bytes_max);
-        let all_full = self.paused || self.rings.is_empty();
+        let all_full = (self.paused || self.rings.is_empty()) && self.sums.without_ready == 0;
         self.ahead = all_full && bytes > 0 && if self.ahead { bytes > max / 2 } else { bytes >= max };
         self.rest_or_go_on()
     }

@@ -49,7 +49,7 @@ enum Command {
     /// One small pair, naive and sluice: fails when sluice costs more than `limit` times as much.
     Ci {
         /// Wide: what other programs do to a shared machine is in it.
-        #[arg(long, default_value_t = 3.0)]
+        #[arg(long, default_value_t = 2.0)]
         limit: f64,
     },
     #[command(flatten)]

@@ -59,7 +59,12 @@ impl Ledger {
 
     /// A record at or above `next` that was done before it came.
     pub(crate) fn push_done(&mut self, offset: i64) {
-        self.last_segment(offset).push_done(offset);
+        let segment = self.last_segment(offset);
+        segment.push_done(offset);
+        let is_new = !std::mem::replace(&mut segment.is_touched, true);
+        if is_new {
+            self.touched.push(self.base + self.segments.len() as u64 - 1);
+        }
         self.tail += 1;
         self.next = offset + 1;
         self.freed.0 += 1;

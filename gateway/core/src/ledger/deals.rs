@@ -118,6 +118,9 @@ impl Ledger {
             let places = segment.leased_among(base, &mut bits);
             finished.records += places.count() as u64;
             finished.bytes += segment.finish(places);
+            if !std::mem::replace(&mut segment.is_touched, true) {
+                self.touched.push(self.base + index as u64);
+            }
             self.collapse(index);
         }
         self.leased -= finished.records;

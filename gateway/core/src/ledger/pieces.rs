@@ -10,7 +10,7 @@ use crate::types::Millis;
 /// A run is copied from when what a piece needs of it is at most this part of it.
 const NEEDED_PART: usize = 4;
 /// Less is not worth it.
-const COPIED_FROM_BYTES_MIN: usize = 2 << 10;
+const COPIED_FROM_BYTES_MIN: usize = 1 << 10;
 
 /// A record that is not done.
 #[derive(Debug, Clone, Copy)]
@@ -135,18 +135,18 @@ impl Piece {
         self.live == 0
     }
 
-    /// One record that is not done would keep the whole run: what is left of one that is mostly done gets a run of its own.
-    /// Not at first sight, since most are done soon.
-    pub(super) fn copy_out(&mut self, done: Bits) {
-        let Some(run) = &self.run else { return };
+    /// One record that is not done would keep the whole run: what is left of one that is mostly done, by its bytes, gets a
+    /// run of its own. Not at first sight, since most are done soon: whether to look again.
+    pub(super) fn copy_out(&mut self, done: Bits) -> bool {
+        let Some(run) = self.run.as_ref().filter(|run| run.memory() >= COPIED_FROM_BYTES_MIN) else { return false };
         let left = Bits::of(&self.places()).without(done);
         let needed = self.bytes_of(left) + usize::from(self.live) * ENTRY_BYTES;
-        if run.memory() < COPIED_FROM_BYTES_MIN || needed * NEEDED_PART > run.memory() {
+        if needed * NEEDED_PART > run.memory() {
             self.is_fading = false;
-            return;
+            return false;
         }
         if !std::mem::replace(&mut self.is_fading, true) {
-            return;
+            return true;
         }
         let places: Box<[u8]> = left.ranges().flatten().map(|place| place as u8).collect();
         let picked = run.pick(places.iter().filter_map(|place| self.index_of(usize::from(*place))));
@@ -154,5 +154,6 @@ impl Piece {
         self.index = 0;
         self.places = Some(places);
         self.is_fading = false;
+        false
     }
 }

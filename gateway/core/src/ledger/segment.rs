@@ -39,6 +39,8 @@ pub(super) struct Segment {
     pub(super) ready: Bits,
     pub(super) leased: Bits,
     pub(super) not_done: usize,
+    /// Something became done since its runs were looked at, or one of them is to be looked at again.
+    pub(super) is_touched: bool,
 }
 
 /// A segment, or what is left of one that is all done: its bounds.
@@ -95,6 +97,7 @@ impl Segment {
             ready: Bits::default(),
             leased: Bits::default(),
             not_done: 0,
+            is_touched: false,
         }
     }
 
@@ -225,14 +228,18 @@ impl Segment {
         bytes
     }
 
-    /// Gives back what nobody needs of a segment that is mostly done.
-    pub(super) fn thin_out(&mut self) {
-        if self.not_done * 4 > self.len {
-            return;
+    /// Gives back what nobody needs of its runs. Whether to look again.
+    pub(super) fn thin_out(&mut self) -> bool {
+        let done = self.done;
+        self.is_touched = false;
+        for piece in &mut self.pieces {
+            self.is_touched |= piece.copy_out(done);
         }
-        self.pieces.iter_mut().for_each(|piece| piece.copy_out(self.done));
-        self.pieces.retain(|piece| !piece.is_done());
-        self.pieces.shrink_to_fit();
+        if self.pieces.iter().any(Piece::is_done) {
+            self.pieces.retain(|piece| !piece.is_done());
+            self.pieces.shrink_to_fit();
+        }
+        self.is_touched
     }
 
     /// See `Ledger::deal`.

@@ -215,3 +215,32 @@ fn records_that_were_done_before_they_came_do_not_keep_the_run_of_the_others() {
     let unseen = 2 * FREED_RECORDS_MAX as usize * 160 + (80 << 10);
     assert!(l.not_done() == 164 && l.pinned() < unseen + 164 * 200, "{} bytes for {}", l.pinned(), l.not_done());
 }
+
+#[test]
+fn small_records_that_are_not_done_do_not_keep_large_ones_that_are() {
+    // Each third is of ten bytes and stays; the others are fifteen kilobytes, and done one by one.
+    let mut l = Ledger::new(0, Ordering::None, 2);
+    let is_small = |offset: i64| offset % 3 == 0;
+    let records: Vec<Record> = (0..3_000).map(|n| record_of(n, if is_small(n) { 10 } else { 15_000 })).collect();
+    for run in Run::of(&records) {
+        l.push_all(Millis(0), &run, 0..run.len());
+    }
+    for offset in (0..3_000).filter(|n| !is_small(*n)) {
+        finish(&mut l, offset);
+    }
+    let unseen = 3 * (FREED_BYTES_MAX as usize + (64 << 10));
+    assert!(l.pinned() <= 1_000 * 100 + unseen, "{} bytes", l.pinned());
+}
+
+#[test]
+fn what_was_looked_at_is_not_looked_at_again_however_long_the_span() {
+    // Each tenth of 100,000 stays.
+    let mut l = Ledger::new(0, Ordering::None, 2);
+    for run in fetched(100_000, 128, |_| false) {
+        l.push_all(Millis(0), &run, 0..run.len());
+    }
+    for offset in (0..100_000).filter(|n| n % 10 != 0) {
+        finish(&mut l, offset);
+        assert!(l.touched.len() <= 3 * FREED_RECORDS_MAX as usize / SEGMENT_RECORDS, "{}", l.touched.len());
+    }
+}

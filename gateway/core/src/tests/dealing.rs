@@ -226,3 +226,20 @@ fn who_settles_at_once_is_dealt_whole_frames() {
     let quick = dealt(&w.poll());
     assert_eq!(quick.len(), 1, "one frame for one that is done with it at once: {quick:?}");
 }
+
+#[test]
+fn the_fetch_goes_on_while_a_partition_has_nothing_ready() {
+    let mut w = World::with(|policy| policy.ready_bytes_max = 1_000);
+    w.assign(0);
+    w.assign(1);
+    w.open(None, 1);
+    w.receive(0, 0..50);
+    assert_eq!(dealt(&w.poll()), [(1, 1, vec![0])]);
+    assert_eq!(w.poll(), [], "what comes next may be of the other partition");
+    w.receive(1, 0..1);
+    assert_eq!(w.poll(), [Output::Rest(true)]);
+    w.engine.lost(w.now, &[p(1)], RevokeReason::Reassigned);
+    w.assign(1);
+    let rests: Vec<_> = w.poll().into_iter().filter(|o| matches!(o, Output::Rest(_))).collect();
+    assert_eq!(rests, [Output::Rest(false)]);
+}

@@ -144,7 +144,7 @@ impl<'a> MessageView<'a> {
     /// Whether it has no headers, where that shows without librdkafka's parse. The parse allocates and frees a buffer
     /// object even for a record without headers: a tenth of what a record of 128 bytes cost the gateway.
     fn has_surely_no_headers(&self) -> bool {
-        // Formats 0 and 1 have neither headers nor a leader epoch; in format 2 it is never negative.
+        // Formats 0 and 1 have no headers, nor a leader epoch; in format 2 it is never negative.
         // SAFETY: a live message.
         let is_format_2 = unsafe { sys::rd_kafka_message_leader_epoch(self.0) } >= 0;
         if !is_format_2 || self.0.payload.is_null() || self.0.len == 0 || !*IS_KNOWN_VERSION {
@@ -152,7 +152,10 @@ impl<'a> MessageView<'a> {
         }
         // SAFETY: the payload is where it was received (or decompressed): this version of librdkafka gives slices of that
         // buffer, which the message keeps alive. In format 2 the number of headers, a varint of at least one byte, stands
-        // right behind the value (an empty value is a constant of librdkafka's elsewhere); a broker appends no record without it.
+        // right behind the value (an empty value is a constant of librdkafka's elsewhere). This trusts the broker, as it
+        // validates each record that it appends. What is left: a log that had its format lowered to 1, where librdkafka
+        // keeps the epoch of the batch before; there the byte belongs to the next record, or to the allocator behind the
+        // last one of a response, and whatever it is, such a record has no headers.
         unsafe { *self.0.payload.cast::<u8>().add(self.0.len) == 0 }
     }
 

@@ -15,7 +15,7 @@ pub struct Drain {
     /// Bytes of a value.
     #[arg(long, value_delimiter = ',', default_value = "128,1024")]
     pub sizes: Vec<usize>,
-    #[arg(long, value_delimiter = ',', default_value = "1,12")]
+    #[arg(long, value_delimiter = ',', default_value = "12")]
     pub partitions: Vec<i32>,
     #[arg(long, value_delimiter = ',', default_value = "raw,naive,tonic,sluice", value_parser = ["raw", "naive", "tonic", "sluice"])]
     pub contestants: Vec<String>,

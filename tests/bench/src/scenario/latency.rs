@@ -27,7 +27,7 @@ pub struct Latency {
     pub size: usize,
     #[arg(long, default_value_t = 1)]
     pub partitions: i32,
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.5)]
     pub seconds: f64,
 }
 
