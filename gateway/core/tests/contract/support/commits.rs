@@ -6,6 +6,8 @@ use crate::support::model::{Model, Part, Slot, Snapshot, State};
 
 /// With so many units nothing is cut in schedules as short as ours, whatever the engine says.
 const UNITS_PLENTY: usize = 1_000;
+/// Between a text of so many units and those that it needs at most to be written again.
+const UNITS_SPARE: usize = 13;
 /// A commit that the frontier waits for this long, in virtual time, is missing.
 const COMMIT_OVERDUE_MS: u64 = 3_000;
 
@@ -49,6 +51,7 @@ impl Model {
         match result {
             Ok(_) => {
                 part.commit_from = snapshot.offset;
+                part.units_taken = part.units_taken.max(snapshot.metadata.encode_utf16().count());
                 part.acked = Some(snapshot);
                 part.dirty_since = None;
             }
@@ -56,7 +59,9 @@ impl Model {
                 part.dirty_since = Some(now);
                 part.expelled |= error == CommitError::NotMember;
                 if error == CommitError::MetadataTooLarge {
-                    part.units_max /= 2;
+                    // What Kafka took once must stay possible, with what it may need to be written again.
+                    let possible = (part.units_taken + UNITS_SPARE).min(part.units_max);
+                    part.units_max = (part.units_max / 2).max(possible);
                 }
             }
         }

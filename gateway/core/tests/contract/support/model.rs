@@ -99,6 +99,8 @@ pub(crate) struct Part {
     pub(crate) expelled: bool,
     /// The broker refused metadata of this size and more.
     pub(crate) units_max: usize,
+    /// Of the longest metadata that Kafka is known to have taken.
+    pub(crate) units_taken: usize,
 }
 
 /// How a session's lease of an offset ended.
@@ -255,6 +257,7 @@ impl Model {
             held_back: false,
             expelled: false,
             units_max: self.policy.metadata_units_max,
+            units_taken: assignment.metadata.as_deref().map_or(0, |text| text.encode_utf16().count()),
         };
         self.parts.insert(assignment.partition.clone(), part);
     }
