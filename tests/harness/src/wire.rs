@@ -407,6 +407,7 @@ impl Wire {
     }
 
     fn delivery(&mut self, delivery: Delivery) {
+        assert!(!self.drained, "a delivery comes behind the Drain");
         assert!(delivery.sequence > self.seen, "sequences rise: {} after {}", delivery.sequence, self.seen);
         self.seen = delivery.sequence;
         for batch in delivery.batches {

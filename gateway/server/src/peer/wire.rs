@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use sluice_core::{Batch, Dealt, End, Leases, Open, Outcome, RecordRef, Settlement, Settlements, Via};
+use sluice_core::{
+    Batch, Dealt, End, Epoch, Leases, OffsetRange, Open, Outcome, RecordRef, Settlement, Settlements, TopicPartition,
+    Via,
+};
 use sluice_proto::peer::v1::relay_response::Response;
 use sluice_proto::peer::v1::{self as pb, EndCause};
 use sluice_proto::v1::{self, consume_response};
@@ -48,6 +51,31 @@ pub(crate) enum Records {
     Near { sequence: u64, batches: Vec<Batch> },
     /// From another node.
     Far(v1::Delivery),
+}
+
+impl Records {
+    /// The leases, and the frame's number.
+    pub(crate) fn leases(&self) -> (Vec<Leases>, u64) {
+        let one = |offset| OffsetRange { first: offset, last: offset };
+        match self {
+            Self::Near { sequence, batches } => {
+                let leases = |batch: &Batch| Leases {
+                    partition: batch.partition.clone(),
+                    epoch: batch.epoch,
+                    offsets: batch.records.iter().map(|dealt| one(dealt.record.offset)).collect(),
+                };
+                (batches.iter().map(leases).collect(), *sequence)
+            }
+            Self::Far(delivery) => {
+                let leases = |batch: &v1::Batch| Leases {
+                    partition: TopicPartition::new(batch.topic.as_str(), batch.partition),
+                    epoch: Epoch(batch.epoch),
+                    offsets: batch.records.iter().map(|record| one(record.offset)).collect(),
+                };
+                (delivery.batches.iter().map(leases).collect(), delivery.sequence)
+            }
+        }
+    }
 }
 
 /// How an owner ended a session.

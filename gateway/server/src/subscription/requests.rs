@@ -146,10 +146,7 @@ impl Driver {
         let Some(session) = link.session().filter(|_| self.is_current(link)) else { return };
         link.drained.store(true, Ordering::Release);
         self.engine.drain_session(now, session);
-        if link.is_relayed() {
-            // Its edge told it.
-            return;
-        }
+        // To an edge it says that nothing more comes from here.
         link.send(encode::drain(self.settings.drain_grace, v1::DrainReason::MaxAge));
     }
 

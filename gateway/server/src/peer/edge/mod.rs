@@ -280,6 +280,9 @@ impl Edge {
         {
             fate = stream.finish(End::Broken, Err(error));
         }
+        if fate == Fate::Lives {
+            stream.mind_drain(Instant::now());
+        }
         if fate == Fate::Over {
             self.take(number);
             self.count();
@@ -465,8 +468,12 @@ impl Edge {
             }
             Ask::Shutdown(deadline) => {
                 self.end_at = Some(Instant::now() + deadline);
-                for stream in self.streams.values_mut() {
-                    stream.drain(deadline, v1::DrainReason::Shutdown);
+                let all: Vec<u64> = self.streams.keys().copied().collect();
+                for number in all {
+                    self.with_stream(number, |stream, _, _| {
+                        stream.drain(deadline, v1::DrainReason::Shutdown);
+                        Fate::Lives
+                    });
                 }
             }
         }

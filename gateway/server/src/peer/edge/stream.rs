@@ -1,5 +1,6 @@
 //! One client's stream, merged from its sessions at several owners.
 
+mod ending;
 mod settling;
 mod time;
 
@@ -7,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{End, Leases, Open, Outcome, RevokeReason, Settlement, Settlements};
+use sluice_core::{End, Leases, Open, RevokeReason};
 use sluice_proto::v1::{self, consume_response::Response};
 use tokio::time::Instant;
 
+use self::ending::{Closing, Draining};
 use super::grants::{Grant, Split};
 use super::holding::Holding;
 use super::numbers::Numbers;
@@ -24,8 +26,7 @@ use crate::session::{Input, Link, encode};
 
 /// A client that may have leases is told which it still has after this at the latest, whoever has not answered.
 const RESUME_WAIT: Duration = Duration::from_millis(500);
-/// What owners are given to answer after their client closed its side.
-const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
 /// What a subscription says to each client.
 #[derive(Debug, Clone)]
 pub(crate) struct Greeting {
@@ -46,13 +47,8 @@ pub(crate) struct Seat {
     opened: bool,
     /// The owner has no partition any more: the session ends when nothing of it is open.
     retiring: bool,
-}
-
-/// The client closed its side, and owners have not answered.
-#[derive(Debug)]
-struct Closing {
-    error: Option<Error>,
-    until: Instant,
+    /// The owner said that it deals nothing more to the session.
+    dry: bool,
 }
 
 /// What became of the stream.
@@ -81,7 +77,7 @@ pub(crate) struct Stream {
     greeting: Greeting,
     /// `None` when it is subscribed; else what owners confirmed so far, and when it is told.
     greets: Option<(Vec<Leases>, Instant)>,
-    draining: bool,
+    draining: Option<Draining>,
     closing: Option<Closing>,
     turned_at: Instant,
     unused: Option<(OwnerId, Instant)>,
@@ -107,7 +103,7 @@ impl Stream {
             pending: Pending::default(),
             greeting,
             greets: Some((Vec::new(), now + RESUME_WAIT)),
-            draining: false,
+            draining: None,
             closing: None,
             turned_at: now,
             unused: None,
@@ -119,15 +115,11 @@ impl Stream {
 
     /// Whether owners may be asked for more sessions.
     pub(crate) fn is_open(&self) -> bool {
-        !self.draining && self.closing.is_none()
+        self.draining.is_none() && self.closing.is_none()
     }
 
     pub(crate) fn is_subscribed(&self) -> bool {
         self.greets.is_none()
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining
     }
 
     /// Records held, and records more that it could hold.
@@ -152,7 +144,7 @@ impl Stream {
         }
         way.open(session, &open, &self.token, &self.link.profile, &self.greeting.subscription);
         self.sessions.push(session);
-        self.seats.insert(owner, Seat { session, way, conn, opened: false, retiring: false });
+        self.seats.insert(owner, Seat { session, way, conn, opened: false, retiring: false, dry: false });
     }
 
     /// What its owners are like now.
@@ -251,6 +243,9 @@ impl Stream {
                 self.plan();
             }
             FromOwner::Drain => {
+                if let Some(seat) = self.seats.get_mut(&owner) {
+                    seat.dry = true;
+                }
                 self.split.set_closing(owner, true);
                 self.plan();
             }
@@ -276,17 +271,19 @@ impl Stream {
             }
             return self.greet_if_known();
         }
-        if !held.is_empty() {
-            // The client was told that it does not have these.
-            let release = |leases| Settlement { leases, outcome: Outcome::Release };
-            let settlements = held.into_iter().map(release).collect();
-            let release = Settlements { request_id: 0, durable: false, seen: sequence.max(1), settlements };
-            let _ = seat.way.settle(seat.session, release);
-        }
+        // The client was told that it does not have these.
+        seat.release(held, sequence);
         self.plan();
     }
 
     fn on_records(&mut self, owner: OwnerId, records: Records, owners: &mut Owners) {
+        if self.closing.is_some() {
+            // The client reads no more; the owner takes back what was open when it hears of the end.
+            return;
+        }
+        if self.is_told_to_drain() {
+            return self.give_back(owner, &records);
+        }
         match records {
             Records::Near { sequence, batches } => {
                 for batch in &batches {
@@ -324,7 +321,7 @@ impl Stream {
                 self.seats.remove(&owner);
                 let error = Error::of_owner(&reason, message);
                 // After a Drain the next stream may open first, and that is no fault.
-                let planned = self.draining && error.reason() == "CONSUMER_SUPERSEDED";
+                let planned = self.is_told_to_drain() && error.reason() == "CONSUMER_SUPERSEDED";
                 self.finish(End::Broken, if planned { Ok(()) } else { Err(error) })
             }
             Ended::Planned | Ended::Failed { .. } => {
@@ -356,53 +353,6 @@ impl Stream {
 
     fn answer(&self, (request_id, rejections): Answer) {
         self.link.send(encode::frame(Response::Settled(v1::Settled { request_id, rejections })));
-    }
-
-    // === its end ===
-
-    /// Nothing more is dealt to it.
-    pub(crate) fn drain(&mut self, grace: Duration, reason: v1::DrainReason) {
-        self.draining = true;
-        self.split.close();
-        self.seats.values().for_each(|seat| seat.way.drain(seat.session));
-        self.link.drained.store(true, std::sync::atomic::Ordering::Release);
-        self.link.send(encode::drain(grace, reason));
-    }
-
-    /// The client's stream ended. Answers that are under way are waited for, unless nobody reads them.
-    pub(crate) fn close(&mut self, end: End, error: Option<Error>) -> Fate {
-        if end != End::HalfClose {
-            return self.finish(end, error.map_or(Ok(()), Err));
-        }
-        self.split.close();
-        self.seats.values().for_each(|seat| seat.way.end(seat.session, end));
-        self.closing = Some(Closing { error, until: Instant::now() + CLOSE_WAIT });
-        self.finish_if_answered()
-    }
-
-    fn finish_if_answered(&mut self) -> Fate {
-        let Some(closing) = self.closing.as_mut().filter(|_| self.seats.is_empty()) else { return Fate::Lives };
-        let error = closing.error.take();
-        self.finish(End::HalfClose, error.map_or(Ok(()), Err))
-    }
-
-    /// The end, at once.
-    pub(crate) fn finish(&mut self, end: End, how: Result<(), Error>) -> Fate {
-        for (_, seat) in std::mem::take(&mut self.seats) {
-            if self.closing.is_none() {
-                seat.way.end(seat.session, end);
-            }
-        }
-        self.link.end(how.map_err(Into::into));
-        Fate::Over
-    }
-
-    /// Another stream of this node has the consumer now; at the owners it takes the sessions over.
-    pub(crate) fn supersede(&mut self, by: String) {
-        for (_, seat) in std::mem::take(&mut self.seats) {
-            seat.way.end(seat.session, End::Broken);
-        }
-        self.link.end(if self.draining { Ok(()) } else { Err(Error::Superseded { by }.into()) });
     }
 }
 

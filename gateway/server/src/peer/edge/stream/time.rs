@@ -22,6 +22,7 @@ impl Stream {
     pub(crate) fn is_restless(&self) -> bool {
         !self.is_subscribed()
             || self.closing.is_some()
+            || (self.is_draining() && !self.is_told_to_drain())
             || self.solo_until.is_some()
             || self.seats.values().any(|seat| seat.retiring)
             || self.split.is_restless()
