@@ -71,11 +71,10 @@ impl Shared {
         }
         for (name, handle) in &self.subscriptions {
             let state = handle.state();
-            match state.kafka {
-                KafkaState::Idle | KafkaState::Reachable => {}
-                KafkaState::Unreachable(error) => why.push(format!("{name}: kafka unreachable: {error}")),
-                KafkaState::TopicMissing(topic) => why.push(format!("{name}: topic {topic} is missing")),
-                KafkaState::Refused(error) => why.push(format!("{name}: kafka refuses: {error}")),
+            // What Kafka refuses or does not have is of one subscription: its streams are told, and all nodes see the same. A
+            // balancer that left all of them out would lead nobody to the others.
+            if let KafkaState::Unreachable(error) = state.kafka {
+                why.push(format!("{name}: kafka unreachable: {error}"));
             }
         }
         why.extend(self.stopped_driver().map(|name| format!("{name}: the driver has stopped")));
