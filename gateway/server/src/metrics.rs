@@ -57,6 +57,7 @@ const PEERS: &str = "sluice_peers";
 const EDGE_STREAMS: &str = "sluice_edge_streams";
 const EDGE_ROOM: &str = "sluice_edge_idle_room";
 const EDGE_DELIVERED: &str = "sluice_edge_records_delivered_total";
+const EDGE_REJECTED: &str = "sluice_edge_settlements_rejected_total";
 
 const STREAMS: &str = "sluice_streams";
 const STREAMS_MAX: &str = "sluice_streams_max";
@@ -85,10 +86,14 @@ const PARTITION_AGE: &str = "sluice_partition_oldest_undone_age_seconds";
 const PARTITION_STUCK: &str = "sluice_partition_stuck";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 31] = [
+const COUNTERS: [(&str, &str); 32] = [
     (
         EDGE_DELIVERED,
         "In a cluster: records that clients of this node were dealt, by `from`: this node, or other nodes.",
+    ),
+    (
+        EDGE_REJECTED,
+        "In a cluster: settlements of clients of this node, by `reason`, about which no owner was asked, or none answered.",
     ),
     (RECEIVED, "Records received from Kafka."),
     (DELIVERED, "Deliveries, redeliveries included."),
@@ -242,6 +247,12 @@ fn export_cluster(cluster: &Cluster) {
         gauge!(EDGE_ROOM, "subscription" => name.to_owned()).set(of(&counts.idle_room) as f64);
         for (from, count) in [("this_node", &counts.delivered_local), ("other_nodes", &counts.delivered_relayed)] {
             counter!(EDGE_DELIVERED, "subscription" => name.to_owned(), "from" => from).absolute(of(count));
+        }
+        let rejected = &counts.rejected;
+        for (reason, count) in
+            [("not_held", &rejected.not_held), ("stale_epoch", &rejected.stale_epoch), ("invalid", &rejected.invalid)]
+        {
+            counter!(EDGE_REJECTED, "subscription" => name.to_owned(), "reason" => reason).absolute(of(count));
         }
     }
 }

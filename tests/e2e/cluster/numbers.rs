@@ -63,6 +63,9 @@ async fn settlements_of_one_frame_reach_all_owners_and_are_answered_once() {
         rejected.iter().map(|one| (one.reason(), one.leases.clone().unwrap_or_default())).collect();
     reasons.sort_by_key(|(reason, _)| *reason as i32);
     assert_eq!(reasons, [(RejectReason::NotHeld, never), (RejectReason::StaleEpoch, stale)]);
+    // Nobody was asked about the epoch that lives nowhere; of the others the owners count.
+    let by_the_edge = cluster.nodes[0].metric("sluice_edge_settlements_rejected_total", "stale_epoch");
+    assert_eq!(by_the_edge, Some(1.0));
     committed_to_the_end(kafka, &group, &topic).await;
     // Without leases it is invalid whoever would be asked, and without a request only what is wrong is answered.
     wire.send(Request::Settle(Settlements {

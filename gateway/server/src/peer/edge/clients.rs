@@ -73,7 +73,7 @@ impl Edge {
         let token = kept.map_or_else(|| crate::random::session_token().into(), |(token, _)| token);
         self.by_token.insert(token.clone(), number);
         let turn = usize::try_from(number).unwrap_or_default();
-        let stream = Stream::new(link.clone(), open, token, self.greeting.clone(), turn);
+        let stream = Stream::new(link.clone(), open, token, self.greeting.clone(), turn, self.counts.clone());
         self.streams.insert(number, stream);
         self.seat(number);
         self.with(&link, |stream, _, _| {

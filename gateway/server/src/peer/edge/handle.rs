@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use sluice_core::Settlements;
 use sluice_proto::peer::v1::SubscriptionStatus;
+use sluice_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -70,6 +71,15 @@ pub(crate) struct Counts {
     pub(crate) delivered_local: AtomicU64,
     /// And by others.
     pub(crate) delivered_relayed: AtomicU64,
+    pub(crate) rejected: Rejected,
+}
+
+/// Rejections of settlements about which no owner was asked, or none answered.
+#[derive(Debug, Default)]
+pub(crate) struct Rejected {
+    pub(crate) not_held: AtomicU64,
+    pub(crate) stale_epoch: AtomicU64,
+    pub(crate) invalid: AtomicU64,
 }
 
 /// The cheap side of an edge.
@@ -80,6 +90,20 @@ pub(crate) struct EdgeHandle {
     pub(crate) counts: Arc<Counts>,
     pub(super) asks: mpsc::UnboundedSender<Ask>,
     pub(super) ended: watch::Receiver<bool>,
+}
+
+// === impl Rejected ===
+
+impl Rejected {
+    /// One more.
+    pub(crate) fn count(&self, reason: v1::RejectReason) {
+        let of = match reason {
+            v1::RejectReason::NotHeld => &self.not_held,
+            v1::RejectReason::StaleEpoch => &self.stale_epoch,
+            v1::RejectReason::Invalid | v1::RejectReason::Unspecified => &self.invalid,
+        };
+        of.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 // === impl EdgeHandle ===

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sluice_core::{Leases, RejectReason, Rejection};
 use sluice_proto::v1;
 
+use super::handle::Rejected;
 use crate::peer::OwnerId;
 use crate::session::encode;
 
@@ -63,11 +64,12 @@ impl Pending {
     }
 
     /// An owner will not answer any more: what it was asked to settle may be stored or not.
-    pub(crate) fn lost(&mut self, owner: OwnerId) -> Vec<Answer> {
+    pub(crate) fn lost(&mut self, owner: OwnerId, rejected: &Rejected) -> Vec<Answer> {
         let mut touched = Vec::new();
         for (ticket, waiting) in &mut self.requests {
             let Some(asked) = waiting.owners.remove(&owner) else { continue };
             self.ranges -= ranges(&asked);
+            asked.iter().for_each(|_| rejected.count(v1::RejectReason::StaleEpoch));
             let stale = |leases| encode::rejection(Rejection { leases, reason: RejectReason::StaleEpoch });
             waiting.rejections.extend(asked.into_iter().map(stale));
             touched.push(*ticket);
@@ -122,7 +124,7 @@ mod tests {
         pending.begin(2, BTreeMap::from([(A, vec![leases(2)])]), Vec::new()).unwrap();
         let stale =
             |partition| encode::rejection(Rejection { leases: leases(partition), reason: RejectReason::StaleEpoch });
-        assert_eq!(pending.lost(A), [(2, vec![stale(2)])]);
+        assert_eq!(pending.lost(A, &Rejected::default()), [(2, vec![stale(2)])]);
         assert_eq!(pending.answered(B, both, Vec::new()), Some((1, vec![stale(0)])));
         assert_eq!(pending.ranges, 0);
     }

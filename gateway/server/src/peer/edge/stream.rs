@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use self::ending::{Closing, Draining};
 use super::grants::{Grant, Split};
+use super::handle::Counts;
 use super::holding::Holding;
 use super::numbers::Numbers;
 use super::owners::Owners;
@@ -85,10 +86,18 @@ pub(crate) struct Stream {
     solo_not_before: Instant,
     /// Records that came from this node, and from others.
     pub(crate) delivered: [u64; 2],
+    counts: Arc<Counts>,
 }
 
 impl Stream {
-    pub(crate) fn new(link: Arc<Link>, open: Open, token: Arc<str>, greeting: Greeting, turn: usize) -> Self {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        open: Open,
+        token: Arc<str>,
+        greeting: Greeting,
+        turn: usize,
+        counts: Arc<Counts>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             split: Split::new(open.window.unwrap_or_default(), turn),
@@ -110,6 +119,7 @@ impl Stream {
             solo_until: None,
             solo_not_before: now,
             delivered: [0; 2],
+            counts,
         }
     }
 
@@ -189,7 +199,7 @@ impl Stream {
         }
         self.split.remove(owner);
         self.numbers.remove(owner);
-        for answer in self.pending.lost(owner) {
+        for answer in self.pending.lost(owner, &self.counts.rejected) {
             self.answer(answer);
         }
         for leases in self.holding.remove_owner(owner) {

@@ -43,6 +43,7 @@ impl Stream {
             }
         }
         let rejections: Vec<v1::Rejection> = rejections.into_iter().map(encode::rejection).collect();
+        rejections.iter().for_each(|rejection| self.counts.rejected.count(rejection.reason()));
         if parts.is_empty() {
             if request_id != 0 || !rejections.is_empty() {
                 self.answer((request_id, rejections));
