@@ -17,6 +17,7 @@ mod outage;
 mod poison;
 mod retries;
 mod rust_client;
+mod seek;
 mod services;
 mod settlements;
 mod stock_grpc;

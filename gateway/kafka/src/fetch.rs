@@ -8,7 +8,7 @@ use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::ffi::{Batch, Code, Handle, List, MessageView, OK, Queue, code_name};
-use crate::io::{FetchGate, KafkaEvent};
+use crate::io::{FetchGate, KafkaEvent, ResetCause};
 use crate::messages::{Decision, Epochs, FetchCommand, LookupCommand, Token};
 use crate::records::copy;
 use crate::signal::Mailbox;
@@ -188,12 +188,17 @@ impl Fetch {
     /// Announces an assignment, then fetches it: its records come after it in the queue.
     fn begin(&mut self, assignment: Assignment) {
         let partition = assignment.partition.clone();
-        let Some(state) = self.partitions.get_mut(&partition) else { return };
+        self.announce(assignment, Phase::Held);
+        self.fetch_from_next(&partition);
+    }
+
+    fn announce(&mut self, assignment: Assignment, phase: Phase) {
+        let Some(state) = self.partitions.get_mut(&assignment.partition) else { return };
         state.epoch = assignment.epoch;
         state.next = assignment.next.0;
-        self.epochs.begin(&partition, assignment.epoch);
+        state.phase = phase;
+        self.epochs.begin(&assignment.partition, assignment.epoch);
         self.tell(KafkaEvent::Assigned(assignment));
-        self.fetch_from_next(&partition);
     }
 
     fn fetch_from_next(&mut self, partition: &TopicPartition) {
@@ -286,6 +291,13 @@ impl Fetch {
                 }
                 self.tell(KafkaEvent::Reset { partition: partition.clone(), cause });
                 self.begin(assignment);
+            }
+            Decision::Seek(epoch, assignment) if phase != Phase::Expected && state.epoch == epoch => {
+                if phase == Phase::Fetching {
+                    self.stop_fetching(std::slice::from_ref(partition));
+                }
+                self.tell(KafkaEvent::Reset { partition: partition.clone(), cause: ResetCause::Seek });
+                self.announce(assignment, Phase::Held);
             }
             Decision::LostToRetention(to) if matches!(phase, Phase::Deciding(_)) => {
                 let from = NextOffset(state.next);

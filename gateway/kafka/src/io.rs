@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use sluice_core::{Assignment, CommitError, Epoch, NextOffset, Run, TopicPartition};
 
+use tokio::sync::oneshot;
+
 use crate::signal::Signal;
 
 /// Where a group without a commit begins.
@@ -76,13 +78,49 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, String>,
 }
 
-/// Why the log and the position disagree.
+/// Where an operator's seek goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeekTo {
+    /// In each partition where the group would begin.
+    Start(Start),
+    /// In these partitions to these offsets; the others stay.
+    Offsets(Vec<(TopicPartition, i64)>),
+}
+
+/// A partition, and where a seek leads in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeekTarget {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Where to.
+    pub offset: i64,
+    /// What is committed now.
+    pub committed: Option<i64>,
+}
+
+/// Why a seek is not possible.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SeekError {
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Kafka did not answer, or refused.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The group has members that were not asked: partitions are on their way between them.
+    #[error("the group has members that own partitions of it, and they did not seek")]
+    Moving,
+}
+
+/// Why what was known of a partition is void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResetCause {
     /// The topic was deleted and made again.
     TopicRecreated,
     /// The log ends below the position.
     LogTruncated,
+    /// An operator moved the position: see `SeekCommand::Begin`.
+    Seek,
 }
 
 /// How Kafka is, for readiness and `blocked_on`.
@@ -134,7 +172,7 @@ pub enum KafkaEvent {
     },
     /// These are lost without a word. Nothing to answer.
     Lost(Vec<TopicPartition>),
-    /// The log and the position disagree: what was known is void. An `Assigned` with a new epoch follows.
+    /// The log and the position disagree, or an operator moved it: what was known is void. An `Assigned` with a new epoch follows.
     Reset {
         /// Which.
         partition: TopicPartition,
@@ -178,9 +216,33 @@ pub enum KafkaEvent {
     Panicked(&'static str),
 }
 
+/// What an operator's seek needs of Kafka.
+#[derive(Debug)]
+pub enum SeekCommand {
+    /// Say where each partition would go, whoever owns it. Nothing changes.
+    Find {
+        /// Where to.
+        to: SeekTo,
+        /// The answer.
+        reply: oneshot::Sender<Result<Vec<SeekTarget>, SeekError>>,
+    },
+    /// Begin the partition anew at this offset: `Reset` and `Assigned` follow, held. `Unhold` it when the new position is
+    /// committed. Of another epoch than the live one: nothing happens.
+    Begin(TopicPartition, Epoch, NextOffset),
+    /// Commit for a group that has no members.
+    CommitForNobody {
+        /// What.
+        targets: Vec<(TopicPartition, NextOffset)>,
+        /// The answer.
+        reply: oneshot::Sender<Result<(), SeekError>>,
+    },
+}
+
 /// What the driver tells the Kafka threads.
 #[derive(Debug)]
 pub enum KafkaCommand {
+    /// An operator's seek.
+    Seek(SeekCommand),
     /// Join the group (again).
     Join,
     /// Commit one partition; answered by `KafkaEvent::Committed`.

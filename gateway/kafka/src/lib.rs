@@ -23,6 +23,9 @@ mod subscription;
 pub mod tools;
 
 pub use config::check_properties;
-pub use io::{Assignor, FetchGate, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause, Start};
+pub use io::{
+    Assignor, FetchGate, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause, SeekCommand,
+    SeekError, SeekTarget, SeekTo, Start,
+};
 pub use letters::{Done, LetterFacts, LetterOrigin, LetterWriter, Write, WriteError, WriterConfig, Written};
 pub use subscription::{Error, Subscription};

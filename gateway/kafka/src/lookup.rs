@@ -5,6 +5,7 @@
 
 mod facts;
 mod offsets;
+mod seek;
 mod state;
 
 use std::collections::{HashMap, HashSet};
@@ -140,6 +141,7 @@ impl Lookup {
                 self.out_of_range.push(OutOfRange { partition, token, epoch, next });
                 self.retry_at = Instant::now();
             }
+            LookupCommand::Seek(command) => self.on_seek(command),
             LookupCommand::Acknowledged(partition, next) => {
                 if let Some(active) = self.active.get_mut(&partition) {
                     active.acknowledged = Some(next.0);

@@ -143,6 +143,7 @@ impl Member {
             KafkaCommand::Unhold(partition, epoch, next) => {
                 self.fetch.send(FetchCommand::Unhold(partition, epoch, next));
             }
+            KafkaCommand::Seek(command) => self.lookup.send(LookupCommand::Seek(command)),
             KafkaCommand::Leave(within) => {
                 self.leave(within);
                 self.lookup.send(LookupCommand::Idle);
@@ -305,8 +306,12 @@ impl Member {
     // === commits ===
 
     fn commit(&mut self, partition: TopicPartition, epoch: Epoch, offset: NextOffset, metadata: &str) {
+        let of_before = |it: &InFlight| it.partition == partition && it.epoch != epoch;
         let refused = if metadata.len() > METADATA_BYTES_MAX {
             Some(CommitError::MetadataTooLarge)
+        } else if self.in_flight.values().any(of_before) {
+            // Repeated by librdkafka it could be carried out after this one.
+            Some(CommitError::Retriable)
         } else if self.owned.contains(&partition) && self.epochs.is_live(&partition, epoch) {
             None
         } else {

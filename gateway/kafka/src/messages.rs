@@ -8,7 +8,7 @@ use std::time::Duration;
 use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition};
 
 use crate::ffi::Code;
-use crate::io::ResetCause;
+use crate::io::{ResetCause, SeekCommand};
 
 /// Names one assignment of a partition to us, so that an answer about an earlier one is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,7 +56,7 @@ pub(crate) enum FetchCommand {
     Stop,
 }
 
-/// What becomes of a partition whose position was not in its log.
+/// What becomes of a partition whose position was not in its log, or that is sought.
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// It is in the log after all.
@@ -65,6 +65,8 @@ pub(crate) enum Decision {
     LostToRetention(NextOffset),
     /// What was known is void.
     Reset(ResetCause, Assignment),
+    /// As `Reset`, when it is still of this epoch; held until the driver says that the new position is committed.
+    Seek(Epoch, Assignment),
 }
 
 /// To the lookup thread, which alone waits for answers of a broker.
@@ -80,6 +82,8 @@ pub(crate) enum LookupCommand {
     Forget(TopicPartition),
     /// Its position is not in its log.
     OutOfRange { partition: TopicPartition, token: Token, epoch: Epoch, next: NextOffset },
+    /// An operator's seek.
+    Seek(SeekCommand),
     /// Kafka acknowledged a commit.
     Acknowledged(TopicPartition, NextOffset),
     /// Something was refused or failed; the state may have changed.

@@ -10,7 +10,7 @@ use crate::ffi::{Handle, Purpose};
 use crate::io::{FetchGate, KafkaCommand, KafkaConfig, KafkaEvent};
 use crate::lookup::Lookup;
 use crate::member::Member;
-use crate::messages::{Epochs, FetchCommand};
+use crate::messages::{Epochs, FetchCommand, LookupCommand};
 use crate::signal::Mailbox;
 
 /// Records on their way to the driver, in bytes. Beyond it stands only librdkafka's own prefetch queue.
@@ -38,6 +38,7 @@ pub struct Subscription {
     gate: Arc<FetchGate>,
     member: Arc<Mailbox<KafkaCommand>>,
     fetch: Arc<Mailbox<FetchCommand>>,
+    lookup: Arc<Mailbox<LookupCommand>>,
 }
 
 impl Subscription {
@@ -65,7 +66,7 @@ impl Subscription {
         spawn_watched("kafka-lookup", &events, move || work.run())?;
         let work = Member::new(&config, &member, &fetch, &lookup, &epochs, events.clone());
         spawn_watched("kafka-member", &events, move || work.run())?;
-        Ok((Self { gate, member, fetch }, receiver))
+        Ok((Self { gate, member, fetch, lookup }, receiver))
     }
 
     /// Sends a command; never blocks.
@@ -75,6 +76,7 @@ impl Subscription {
             KafkaCommand::Unhold(partition, epoch, next) => {
                 self.fetch.send(FetchCommand::Unhold(partition, epoch, next));
             }
+            KafkaCommand::Seek(command) => self.lookup.send(LookupCommand::Seek(command)),
             command => self.member.send(command),
         }
     }

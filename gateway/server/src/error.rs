@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sluice_kafka::SeekError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
 
@@ -32,6 +33,12 @@ pub(crate) enum Error {
     SpecMismatch { subscription: String, fields: Vec<&'static str> },
     #[error("{0}")]
     Unimplemented(&'static str),
+    #[error("{0}")]
+    KafkaUnreachable(String),
+    #[error(
+        "not sought: {left}. They are on their way between nodes, or their owner does not answer; ask again. Sought: {done}"
+    )]
+    SeekIncomplete { left: String, done: String },
     #[error("this node holds {0} streams, its limit")]
     StreamLimit(u32),
     #[error("settlements came faster than they can be kept, or without reading: more than {0} ranges or records wait")]
@@ -73,6 +80,8 @@ impl Error {
             Self::TopicMissing(_) => "TOPIC_MISSING",
             Self::SpecMismatch { .. } => "SPEC_MISMATCH",
             Self::Unimplemented(_) => "NOT_BUILT_YET",
+            Self::KafkaUnreachable(_) => "KAFKA_UNREACHABLE",
+            Self::SeekIncomplete { .. } => "SEEK_INCOMPLETE",
             Self::StreamLimit(_) => "STREAM_LIMIT",
             Self::SettleFlood(_) => "SETTLE_FLOOD",
             Self::FrameTooLarge(_) => "FRAME_TOO_LARGE",
@@ -92,14 +101,16 @@ impl Error {
             Self::SubscriptionNotFound(_) => Code::NotFound,
             Self::TopicMissing(_) | Self::SpecMismatch { .. } => Code::FailedPrecondition,
             Self::StreamLimit(_) | Self::SettleFlood(_) | Self::FrameTooLarge(_) => Code::ResourceExhausted,
-            Self::Superseded { .. } => Code::Aborted,
+            Self::Superseded { .. } | Self::SeekIncomplete { .. } => Code::Aborted,
             Self::Owner { reason, .. } => match *reason {
                 "CONSUMER_SUPERSEDED" => Code::Aborted,
                 "SETTLE_FLOOD" | "FRAME_TOO_LARGE" => Code::ResourceExhausted,
                 "INVALID_FIELD" => Code::InvalidArgument,
                 _ => Code::Unavailable,
             },
-            Self::SessionTimeout(_) | Self::ShuttingDown | Self::Stopped => Code::Unavailable,
+            Self::SessionTimeout(_) | Self::KafkaUnreachable(_) | Self::ShuttingDown | Self::Stopped => {
+                Code::Unavailable
+            }
         }
     }
 
@@ -111,6 +122,16 @@ impl Error {
             Self::UnreadableFrame(problem) => vec![FieldViolation::new("request", problem)],
             Self::Invalid { field, problem } => vec![FieldViolation::new(*field, problem)],
             _ => Vec::new(),
+        }
+    }
+}
+
+impl From<SeekError> for Error {
+    fn from(error: SeekError) -> Self {
+        match error {
+            SeekError::Invalid(problem) => Self::Invalid { field: "target", problem },
+            SeekError::Unavailable(problem) => Self::KafkaUnreachable(problem),
+            SeekError::Moving => Self::KafkaUnreachable(error.to_string()),
         }
     }
 }

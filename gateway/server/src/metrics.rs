@@ -45,6 +45,7 @@ const STREAMS_REFUSED: &str = "sluice_streams_refused_total";
 const LOG_TRUNCATED: &str = "sluice_log_truncated_total";
 const TOPICS_RECREATED: &str = "sluice_topics_recreated_total";
 const SELF_FENCED: &str = "sluice_self_fenced_total";
+const SEEKS: &str = "sluice_seeks_total";
 const FETCH_RESTS: &str = "sluice_fetch_rests_total";
 const PARTITION_HOLDS: &str = "sluice_partition_holds_total";
 
@@ -86,7 +87,7 @@ const PARTITION_AGE: &str = "sluice_partition_oldest_undone_age_seconds";
 const PARTITION_STUCK: &str = "sluice_partition_stuck";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 32] = [
+const COUNTERS: [(&str, &str); 33] = [
     (
         EDGE_DELIVERED,
         "In a cluster: records that clients of this node were dealt, by `from`: this node, or other nodes.",
@@ -128,6 +129,7 @@ const COUNTERS: [(&str, &str); 32] = [
     (LOG_TRUNCATED, "Logs that ended below the position: what lay between is gone."),
     (TOPICS_RECREATED, "Partitions whose topic was deleted and made again."),
     (SELF_FENCED, "Times that the node was away for a Kafka session and gave its partitions up."),
+    (SEEKS, "Partitions in which an operator moved the position."),
     (FETCH_RESTS, "Times that fetching rested at the subscription's byte budget."),
     (LETTERS_FAILED, "Dead letters that Kafka did not take, by reason; they are held, and written again."),
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
@@ -301,7 +303,7 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
     }
 }
 
-fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 27] {
+fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 28] {
     [
         (RECEIVED, stats.received),
         (DELIVERED, stats.delivered),
@@ -328,6 +330,7 @@ fn totals(stats: &Stats, counts: &Counts) -> [(&'static str, u64); 27] {
         (LOG_TRUNCATED, counts.log_truncated),
         (TOPICS_RECREATED, counts.topics_recreated),
         (SELF_FENCED, counts.self_fenced),
+        (SEEKS, counts.seeks),
         (FETCH_RESTS, counts.fetch_rests),
         (PARTITION_HOLDS, counts.partition_holds),
     ]

@@ -4,6 +4,7 @@ mod draining;
 mod faults;
 mod members;
 mod numbers;
+mod seek;
 mod views;
 mod windows;
 

@@ -272,7 +272,8 @@ impl Gateway {
         endpoint.connect().await.expect("connect to the gateway")
     }
 
-    async fn operator(&self) -> SubscriptionServiceClient<Channel> {
+    /// The service for operators.
+    pub async fn operator(&self) -> SubscriptionServiceClient<Channel> {
         SubscriptionServiceClient::new(self.channel().await)
     }
 

@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "librdkafka is a C library")]
 
 mod admin;
+mod alter;
 mod batch;
 mod event;
 mod handle;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
-use sluice_core::End;
+use sluice_core::{End, NextOffset, TopicPartition};
 use sluice_proto::peer::v1::relay_request::Request as Wire;
 use sluice_proto::peer::v1::relay_response::Response as ToEdge;
 use sluice_proto::peer::v1::relay_service_server::RelayService;
 use sluice_proto::peer::v1::{self as pb, RelayRequest, RelayResponse};
+use sluice_proto::v1::PartitionOffset;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::Stream;
@@ -18,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, wire};
 use crate::error::Error;
+use crate::services::place;
 use crate::session::{Decoder, Flood, Frame, Input, Link, Profile, all_not_held, window};
 use crate::subscription::{Handle, Request as Ask};
 
@@ -103,6 +105,14 @@ impl RelayService for Owner {
         let name = request.into_inner().subscription;
         self.handle(&name)?;
         Ok(Response::new(self.shared.view(&name).await?))
+    }
+
+    async fn seek(&self, request: Request<pb::SeekRequest>) -> Result<Response<pb::SeekResponse>, Status> {
+        let pb::SeekRequest { subscription, offsets } = request.into_inner();
+        let target = |one: PartitionOffset| (TopicPartition::new(one.topic, one.partition), NextOffset(one.offset));
+        let targets = offsets.into_iter().map(target).collect();
+        let done = self.handle(&subscription)?.seek(targets).await?;
+        Ok(Response::new(pb::SeekResponse { done: done.iter().map(|partition| place(partition, 0)).collect() }))
     }
 
     async fn set_paused(

@@ -5,16 +5,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sluice_core::BlockedOn;
-use sluice_proto::peer::v1::{Blocked, SetPausedRequest, ViewRequest, ViewResponse};
+use sluice_core::{BlockedOn, TopicPartition};
+use sluice_proto::peer::v1::{Blocked, SeekRequest, SetPausedRequest, ViewRequest, ViewResponse};
 use sluice_proto::v1;
 use tokio::time::timeout;
 
 use super::edge::EdgeHandle;
 use super::{Cluster, Shared, link};
 use crate::error::Error;
-use crate::services::{client, consumer, partition, stats_of};
-use crate::subscription::{Membership, SESSION_PREFIX, SessionSnapshot};
+use crate::services::{client, consumer, partition, place, stats_of};
+use crate::subscription::{Membership, SESSION_PREFIX, SessionSnapshot, Targets};
 
 /// A peer that does not answer within this is left out of a view.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(3);
@@ -83,6 +83,35 @@ impl Cluster {
         };
         join_all(self.shared.up().into_iter().map(tell)).await;
         Ok(())
+    }
+}
+
+impl Cluster {
+    /// Seeks in those of the partitions that nodes own, and answers with them once Kafka has their new positions.
+    pub(crate) async fn seek(&self, subscription: &str, targets: &Targets) -> Result<Vec<TopicPartition>, Error> {
+        let own = self.shared.edge(subscription)?.handle.seek(targets.clone());
+        let offsets: Vec<_> = targets.iter().map(|(partition, offset)| place(partition, offset.0)).collect();
+        let ask = |peer: std::sync::Arc<super::Peer>| {
+            let request = SeekRequest { subscription: subscription.to_owned(), offsets: offsets.clone() };
+            async move {
+                let mut client = link::client(peer.channel.clone());
+                // It waits for Kafka, but not for a peer that is gone.
+                let answer = tokio::select! {
+                    answer = client.seek(request) => answer,
+                    () = peer.over.cancelled() => return Vec::new(),
+                };
+                match answer {
+                    Ok(answer) => answer.into_inner().done,
+                    Err(status) => {
+                        tracing::warn!(subscription, node = peer.node, %status, "a peer did not seek");
+                        Vec::new()
+                    }
+                }
+            }
+        };
+        let (own, others) = futures_util::future::join(own, join_all(self.shared.up().into_iter().map(ask))).await;
+        let of_others = others.into_iter().flatten().map(|one| TopicPartition::new(one.topic, one.partition));
+        Ok(own?.into_iter().chain(of_others).collect())
     }
 }
 

@@ -2,11 +2,13 @@
 
 mod consumer;
 mod frame_limit;
+mod seek;
 mod spec;
 mod subscription;
 
 pub(crate) use consumer::Consumer;
 pub(crate) use frame_limit::FrameLimit;
+pub(crate) use seek::place;
 pub(crate) use spec::{differences, spec_of};
 pub(crate) use subscription::{Subscriptions, client, consumer, lag, partition, stats_of};
 

@@ -291,9 +291,9 @@ impl SubscriptionService for Subscriptions {
 
     async fn seek_subscription(
         &self,
-        _: Request<pb::SeekSubscriptionRequest>,
+        request: Request<pb::SeekSubscriptionRequest>,
     ) -> Result<Response<pb::SeekSubscriptionResponse>, Status> {
-        Err(later("SeekSubscription is not built yet; reset the group's offsets while it has no members"))
+        Ok(Response::new(super::seek::seek(&self.node, request.into_inner()).await?))
     }
 
     async fn list_dead_letters(

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::letters::{LetterEnd, Letters};
 use super::membership::{Member, Membership, Step};
 use super::owned::Publisher;
+use super::seek::Seek;
 use super::stuck::Stuck;
 use super::{Counts, KafkaPort, Request, Seats, SessionRegistry, Settings, State, clock};
 use crate::error::Error;
@@ -54,6 +55,7 @@ pub(super) struct Driver {
     /// Of them, those that the group waits for.
     pub(super) revoking: HashMap<TopicPartition, Epoch>,
     pub(super) ever_assigned: bool,
+    pub(super) seeks: Vec<Seek>,
     pub(super) watermarks: HashMap<TopicPartition, (i64, i64)>,
     pub(super) counts: Counts,
     pub(super) kafka_state: KafkaState,
@@ -111,6 +113,7 @@ impl Driver {
             assigned: HashMap::new(),
             revoking: HashMap::new(),
             ever_assigned: false,
+            seeks: Vec::new(),
             watermarks: HashMap::new(),
             counts: Counts::default(),
             kafka_state: KafkaState::Idle,
@@ -181,6 +184,7 @@ impl Driver {
     fn give_up_all_partitions(&mut self, now: Millis) {
         self.revoking.clear();
         self.watermarks.clear();
+        self.seeks_are_off();
         let all: Vec<_> = self.assigned.drain().map(|(partition, _)| partition).collect();
         self.engine.lost(now, &all, RevokeReason::Reassigned);
     }

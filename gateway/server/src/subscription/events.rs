@@ -35,6 +35,9 @@ impl Driver {
             }
             KafkaEvent::Position { partition, epoch, next } => self.engine.position(now, &partition, epoch, next),
             KafkaEvent::Committed { partition, epoch, result } => {
+                if result.is_ok() {
+                    self.sought_is_committed(&partition, epoch);
+                }
                 self.engine.commit_result(now, &partition, epoch, result);
             }
             KafkaEvent::Assigned(assignment) => self.on_assigned(now, assignment),
@@ -76,6 +79,7 @@ impl Driver {
         }
         self.ever_assigned = true;
         self.assigned.insert(partition.clone(), epoch);
+        self.sought_begins(&partition, epoch);
         if self.member.state() == Membership::Draining {
             let deadline = self.drain_deadline(now);
             self.engine.revoking(now, &[partition], deadline);
@@ -104,6 +108,7 @@ impl Driver {
     }
 
     pub(super) fn forget_partition(&mut self, partition: &TopicPartition) {
+        self.seek_is_off(partition);
         self.assigned.remove(partition);
         self.revoking.remove(partition);
         self.watermarks.remove(partition);
@@ -113,6 +118,7 @@ impl Driver {
         match cause {
             ResetCause::TopicRecreated => self.counts.topics_recreated += 1,
             ResetCause::LogTruncated => self.counts.log_truncated += 1,
+            ResetCause::Seek => return self.on_sought(now, &partition),
         }
         tracing::error!(subscription = %self.settings.name, %partition, ?cause, "the log is not the one that was read");
         self.engine.lost(now, std::slice::from_ref(&partition), RevokeReason::Reassigned);

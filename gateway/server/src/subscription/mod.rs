@@ -11,6 +11,7 @@ mod membership;
 mod outputs;
 mod owned;
 mod requests;
+mod seek;
 mod stuck;
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use sluice_core::{Open, PartitionView, Policy, Rejection, SessionId, SessionView, Settlements, Stats};
-use sluice_kafka::{FetchGate, KafkaCommand, KafkaEvent, KafkaState};
+use sluice_core::{Open, PartitionView, Policy, Rejection, SessionId, SessionView, Settlements, Stats, TopicPartition};
+use sluice_kafka::{FetchGate, KafkaCommand, KafkaEvent, KafkaState, SeekCommand};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -87,6 +88,10 @@ pub(crate) enum Request {
     View(oneshot::Sender<Snapshot>),
     /// An operator stops the dealing, or lets it go on.
     SetPaused(bool, oneshot::Sender<()>),
+    /// An operator moves the position in those of these partitions that are this node's.
+    Seek(seek::Targets, oneshot::Sender<Vec<TopicPartition>>),
+    /// What an operator's seek asks of Kafka.
+    Kafka(SeekCommand),
     /// In a cluster: be a member of the group, or be none.
     Wanted(bool),
     /// Drain for this long, leave the group, end.
@@ -152,6 +157,8 @@ pub(crate) struct Counts {
     pub(crate) log_truncated: u64,
     pub(crate) topics_recreated: u64,
     pub(crate) self_fenced: u64,
+    /// Partitions in which an operator moved the position.
+    pub(crate) seeks: u64,
     pub(crate) fetch_rests: u64,
     pub(crate) fetch_resting: bool,
     pub(crate) partition_holds: u64,
@@ -171,6 +178,8 @@ pub(crate) struct Handle {
     state: watch::Receiver<State>,
     owned: watch::Receiver<Arc<Owned>>,
 }
+
+pub(crate) use seek::Targets;
 
 /// Starts the driver.
 pub(crate) fn start(

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sluice_core::{Answer, End, Millis, Open, Opened, Rejection, Resumed, Window};
-use sluice_kafka::KafkaState;
+use sluice_kafka::{KafkaCommand, KafkaState};
 use sluice_proto::v1::{self, consume_response::Response};
 
 use super::driver::{Driver, Stopping};
@@ -34,6 +34,8 @@ impl Driver {
                 }
             }
             Request::View(reply) => drop(reply.send(self.snapshot(now))),
+            Request::Seek(targets, reply) => self.on_seek(targets, reply),
+            Request::Kafka(command) => (self.kafka.send)(KafkaCommand::Seek(command)),
             Request::Wanted(wanted) => self.member.told(wanted),
             Request::SetPaused(paused, reply) => {
                 self.paused = paused;

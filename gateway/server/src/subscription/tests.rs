@@ -8,9 +8,10 @@ use std::sync::atomic::AtomicUsize;
 use std::time::SystemTime;
 
 use sluice_core::{Assignment, Epoch, NextOffset, Open, Policy, SessionId, Settlements, TopicPartition, Window};
-use sluice_kafka::{FetchGate, KafkaCommand, KafkaEvent};
+use sluice_kafka::{FetchGate, KafkaCommand, KafkaEvent, ResetCause};
 use sluice_proto::v1::consume_response::Response;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
@@ -134,6 +135,50 @@ async fn a_partition_that_is_lost_and_given_again_in_one_turn_is_drained_before_
     while !handle.view().await.unwrap().partitions.is_empty() {}
     let last = sent.lock().unwrap().last().cloned().unwrap();
     assert!(last.starts_with("Revoked") && last.contains("Epoch(2)"), "it names the epoch that was asked for: {last}");
+}
+
+/// Begins a seek in the partition, in epoch 2.
+async fn sought() -> (Arc<super::Handle>, mpsc::UnboundedSender<KafkaEvent>, Sent, JoinHandle<Vec<TopicPartition>>) {
+    let (port, tell, sent) = port();
+    let handle = start(settings(None), port, Arc::new(SessionRegistry::new()), Arc::new(Notify::new()));
+    handle.view().await.unwrap();
+    tell.send(assigned(1)).unwrap();
+    tell.send(committed(1)).unwrap();
+    while handle.view().await.unwrap().partitions.is_empty() {}
+    let asked = handle.clone();
+    let seek = tokio::spawn(async move { asked.seek(vec![(partition(), NextOffset(0))]).await.unwrap() });
+    while !sent.lock().unwrap().iter().any(|it| it.starts_with("Seek(Begin") && it.contains("Epoch(1)")) {
+        handle.view().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    tell.send(KafkaEvent::Reset { partition: partition(), cause: ResetCause::Seek }).unwrap();
+    tell.send(assigned(2)).unwrap();
+    while !sent.lock().unwrap().iter().any(|it| it.starts_with("Commit") && it.contains("Epoch(2)")) {
+        handle.view().await.unwrap();
+    }
+    (handle, tell, sent, seek)
+}
+
+#[tokio::test]
+async fn a_seek_is_answered_and_fetched_from_when_its_position_is_committed_and_not_before() {
+    let (handle, tell, sent, seek) = sought().await;
+    let is_fetched = || sent.lock().unwrap().iter().any(|it| it.starts_with("Unhold"));
+    // What was committed in the epoch before says nothing.
+    tell.send(committed(1)).unwrap();
+    handle.view().await.unwrap();
+    assert!(!is_fetched() && !seek.is_finished(), "{:?}", sent.lock().unwrap());
+    assert_eq!(handle.seek(vec![(partition(), NextOffset(0))]).await.unwrap(), [], "one at a time");
+    tell.send(committed(2)).unwrap();
+    assert_eq!(seek.await.unwrap(), [partition()]);
+    assert!(is_fetched());
+    assert_eq!(handle.seek(vec![(TopicPartition::new("orders", 1), NextOffset(0))]).await.unwrap(), [], "not ours");
+}
+
+#[tokio::test]
+async fn a_seek_in_a_partition_that_is_lost_meanwhile_is_not_done() {
+    let (_handle, tell, _, seek) = sought().await;
+    tell.send(KafkaEvent::Lost(vec![partition()])).unwrap();
+    assert_eq!(seek.await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -1,0 +1,36 @@
+//! An operator's seek, asked of a node that does not own what is sought.
+
+use std::collections::BTreeSet;
+
+use sluice_proto::v1::seek_subscription_request::Target;
+use sluice_tests::wire::Wire;
+use sluice_tests::{broker, unique};
+
+use super::cluster;
+use crate::committed_to_the_end;
+use crate::seek::{offsets, seek};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_moves_the_partitions_of_all_nodes_whichever_is_asked() {
+    let kafka = broker();
+    let (topic, group) = (kafka.topic("everywhere", 3), unique("everywhere"));
+    let cluster = cluster(3, &group, &topic, &[]).await;
+    let mut wire = Wire::subscribe(&cluster.nodes[1], &group, 100).await;
+    let owners = cluster.spread(&group, 3, 3).await;
+    assert_eq!(owners.iter().collect::<BTreeSet<_>>().len(), 3);
+    kafka.fill(&topic, 3, 60, 32);
+    let first = wire.records(60).await;
+    wire.ack(&first);
+    committed_to_the_end(kafka, &group, &topic).await;
+    let moved = seek(&cluster.nodes[0], &group, Target::Earliest(true)).await.expect("it seeks");
+    assert_eq!(offsets(&moved.before), [(0, 20), (1, 20), (2, 20)].into());
+    assert_eq!(offsets(&moved.after), [(0, 0), (1, 0), (2, 0)].into());
+    let committed = kafka.committed(&group, &topic);
+    assert!(committed.values().all(|(offset, _)| *offset == 0), "{committed:?}");
+    let again = wire.records(60).await;
+    let places =
+        |leases: &[sluice_tests::Lease]| leases.iter().map(|one| (one.partition, one.offset)).collect::<BTreeSet<_>>();
+    assert_eq!(places(&again), places(&first));
+    wire.ack(&again);
+    committed_to_the_end(kafka, &group, &topic).await;
+}
