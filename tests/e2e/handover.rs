@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluice_tests::history::now_ms;
 use sluice_tests::process::Signal;
-use sluice_tests::{Crew, Gateway, GatewayConfig, History, broker, unique};
+use sluice_tests::{Crew, Gateway, GatewayConfig, History, Wire, broker, unique};
 
 use crate::{committed_to_the_end, owns, reaches, subscription};
 
@@ -121,4 +121,50 @@ async fn a_gateway_that_is_killed_costs_at_most_its_leases_and_one_commit_interv
     assert!(stale.is_empty(), "{} of {} were acked long before the kill: {stale:?}", stale.len(), again.len());
     of_other.check_no_duplicates();
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_member_that_comes_back_in_time_moves_no_partition_and_one_that_does_not_is_missed() {
+    static_members("static", &["kafka_session_timeout = \"12s\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_member_comes_back_under_the_consumer_protocol() {
+    static_members("static-848", &["protocol = \"consumer\""]).await;
+}
+
+async fn static_members(name: &str, lines: &[&str]) {
+    let kafka = broker();
+    let (topic, group) = (kafka.topic(name, 4), unique(name));
+    let lines = [lines, &["static_membership = true", "join = \"at_start\""]].concat();
+    let config = GatewayConfig::new(kafka).subscription(subscription(&group, &[&topic], &lines));
+    let start = |name: &str| config.clone().node(&format!("name = {:?}", unique(name))).start();
+    let (mut back, stays) = (start("back"), start("stays"));
+    owns(&back, &group, 2).await;
+    owns(&stays, &group, 2).await;
+    let names = async |of: &Gateway| {
+        let mut seen: Vec<_> = of.partitions(&group).await.into_iter().map(|one| (one.partition, one.epoch)).collect();
+        seen.sort_unstable();
+        seen
+    };
+    let (had, kept) = (names(&back).await, names(&stays).await);
+    let moves =
+        || std::fs::read_to_string(stays.log()).expect("a log").matches("sluice_kafka::member: assigned").count();
+    let before = moves();
+    back.signal(Signal::Term);
+    assert!(back.ended().await.success(), "a drain ends with status 0");
+    back.restart();
+    owns(&back, &group, 2).await;
+    let partitions = |of: &[(i32, i64)]| of.iter().map(|(partition, _)| *partition).collect::<Vec<_>>();
+    assert_eq!(partitions(&names(&back).await), partitions(&had));
+    assert_eq!((names(&stays).await, moves()), (kept, before), "nothing happened to the other");
+    kafka.fill(&topic, 4, 40, 32);
+    let mut wire = Wire::subscribe(&back, &group, 100).await;
+    let records = wire.records(20).await;
+    wire.ack(&records);
+    wire.barrier().await;
+    drop(wire);
+    back.signal(Signal::Term);
+    assert!(back.ended().await.success(), "a drain ends with status 0");
+    owns(&stays, &group, 4).await;
 }

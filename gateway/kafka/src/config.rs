@@ -59,7 +59,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("topic.metadata.refresh.interval.ms", "set `metadata_refresh` in the subscription"),
     ("queued.max.messages.kbytes", "set `prefetch` in the subscription"),
     ("queued.min.messages", "set `prefetch` in the subscription"),
-    ("group.instance.id", "a member that is made anew must be a new one, or an old commit could rewind its successor"),
+    ("group.instance.id", "set `static_membership` in the subscription"),
     ("sasl.oauthbearer.method", "OAUTHBEARER is not supported yet"),
     ("sasl.oauthbearer.config", "OAUTHBEARER is not supported yet"),
 ];
@@ -116,7 +116,10 @@ impl KafkaConfig {
     pub(crate) fn check(&self) -> Result<(), Error> {
         check_properties(&self.properties)?;
         let strings = [("brokers", &self.brokers), ("group", &self.group), ("client.id", &self.client_id)];
-        for (name, value) in strings.into_iter().chain(self.topics.iter().map(|topic| ("topics", topic))) {
+        let instance = self.instance.iter().map(|instance| ("group.instance.id", instance));
+        for (name, value) in
+            strings.into_iter().chain(instance).chain(self.topics.iter().map(|topic| ("topics", topic)))
+        {
             if value.is_empty() || value.contains('\0') {
                 return Err(Error::Config(format!("{name}: {value:?} is empty or contains a NUL")));
             }
@@ -170,6 +173,9 @@ impl KafkaConfig {
                 }
                 Protocol::Consumer => set("group.protocol", "consumer".to_owned()),
             },
+        }
+        if let (Purpose::Member, Some(instance)) = (purpose, &self.instance) {
+            all.insert("group.instance.id".to_owned(), instance.clone());
         }
         for (name, value) in &self.properties {
             all.insert(name.clone(), value.clone());

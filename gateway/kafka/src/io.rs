@@ -62,6 +62,8 @@ pub struct KafkaConfig {
     pub topics: Vec<String>,
     /// `client.id`: at most 200 bytes.
     pub client_id: String,
+    /// `group.instance.id`: a static member of this name.
+    pub instance: Option<String>,
     /// How members agree.
     pub protocol: Protocol,
     /// Where a group without a commit begins.

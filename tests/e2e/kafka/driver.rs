@@ -52,6 +52,7 @@ pub fn config(bootstrap: &str, group: &str, topics: &[&str]) -> KafkaConfig {
         group: group.to_owned(),
         topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
         client_id: "sluice-test".to_owned(),
+        instance: None,
         protocol: Protocol::Classic {
             assignor: Assignor::CooperativeSticky,
             session_timeout: Duration::from_secs(6),

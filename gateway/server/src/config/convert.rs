@@ -106,6 +106,7 @@ impl Config {
             group: subscription.group(name).to_owned(),
             topics: subscription.topics.clone(),
             client_id: self.client_id(),
+            instance: subscription.static_membership.then(|| self.node_name()),
             protocol: subscription.kafka_protocol(),
             start: match subscription.start {
                 Start::Earliest => sluice_kafka::Start::Earliest,

@@ -208,6 +208,10 @@ section! {
         /// Classic only: how often it says that it lives (`heartbeat.interval.ms`).
         #[serde(with = "duration")]
         heartbeat_interval: Duration = Duration::from_millis(250),
+        /// Be a static member (`group.instance.id` is `node.name`, which no other node may have): a restart within
+        /// `kafka_session_timeout` moves no partition. The price: a static member never leaves, so after a SIGTERM without a
+        /// restart, and whenever its last client has gone, its partitions are without an owner for `kafka_session_timeout`.
+        static_membership: bool = false,
         /// When the group takes a partition back, open leases have this long to be settled: at most 10 s, and at most half
         /// of `max.poll.interval.ms`.
         #[serde(with = "duration")]
