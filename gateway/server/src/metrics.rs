@@ -55,6 +55,9 @@ const LETTERS_PENDING_BYTES: &str = "sluice_dead_letters_pending_bytes";
 const LETTERS_FAILING: &str = "sluice_dead_letters_failing";
 
 const PEERS: &str = "sluice_peers";
+const PEERS_REFUSED: &str = "sluice_peer_connections_refused_total";
+const PEER_TLS_RELOADS: &str = "sluice_peer_tls_reloads_total";
+const PEER_TLS_STALE: &str = "sluice_peer_tls_stale";
 const EDGE_STREAMS: &str = "sluice_edge_streams";
 const EDGE_ROOM: &str = "sluice_edge_idle_room";
 const EDGE_DELIVERED: &str = "sluice_edge_records_delivered_total";
@@ -87,7 +90,12 @@ const PARTITION_AGE: &str = "sluice_partition_oldest_undone_age_seconds";
 const PARTITION_STUCK: &str = "sluice_partition_stuck";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 33] = [
+const COUNTERS: [(&str, &str); 35] = [
+    (
+        PEERS_REFUSED,
+        "In a cluster: connections with other nodes that did not come about, by `side` (accepted, dialed) and `reason`.",
+    ),
+    (PEER_TLS_RELOADS, "In a cluster: new files of peers.tls, by `result`: taken or refused."),
     (
         EDGE_DELIVERED,
         "In a cluster: records that clients of this node were dealt, by `from`: this node, or other nodes.",
@@ -135,7 +143,8 @@ const COUNTERS: [(&str, &str); 33] = [
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
 ];
 
-const GAUGES: [(&str, &str); 33] = [
+const GAUGES: [(&str, &str); 34] = [
+    (PEER_TLS_STALE, "In a cluster: 1 while the files of peers.tls are no good, and those before them are in use."),
     (PEERS, "In a cluster: other nodes that this one is connected to."),
     (EDGE_STREAMS, "In a cluster: streams of clients that landed on this node."),
     (EDGE_ROOM, "In a cluster: records more that the clients of this node could hold."),
@@ -243,6 +252,15 @@ fn describe() {
 
 fn export_cluster(cluster: &Cluster) {
     gauge!(PEERS).set(cluster.peers() as f64);
+    for (side, reason, count) in cluster.refusals() {
+        counter!(PEERS_REFUSED, "side" => side.as_str(), "reason" => reason.as_str()).absolute(count);
+    }
+    if let Some(reloads) = cluster.tls_reloads() {
+        for (result, count) in [("taken", &reloads.taken), ("refused", &reloads.refused)] {
+            counter!(PEER_TLS_RELOADS, "result" => result).absolute(count.load(Ordering::Relaxed));
+        }
+        gauge!(PEER_TLS_STALE).set(f64::from(u8::from(reloads.stale.load(Ordering::Relaxed))));
+    }
     for (name, counts) in cluster.counts() {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         gauge!(EDGE_STREAMS, "subscription" => name.to_owned()).set(of(&counts.streams) as f64);

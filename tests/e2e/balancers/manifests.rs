@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sluice_tests::balancer::{Kind, NODES};
 use sluice_tests::process::run;
-use sluice_tests::{gateway, python, scratch};
+use sluice_tests::{Authority, PeerFiles, gateway, python, scratch};
 
 fn deploy(file: &str) -> PathBuf {
     scratch::workspace().join("deploy").join(file)
@@ -70,6 +70,27 @@ fn of_kind<'a>(all: &'a [Value], kind: &str) -> Vec<&'a Value> {
 fn the_configs_in_deploy_are_taken_by_the_gateway() {
     for file in ["sluice.toml", "cluster.toml"] {
         config(&deploy(file), &[]);
+    }
+}
+
+#[test]
+fn the_certificates_that_are_commented_out_in_deploy_are_taken_by_the_gateway() {
+    let text = read("cluster.toml");
+    let files = PeerFiles::new(&Authority::new("nodes"), "sluice-peers");
+    let lines = text.lines().filter(|line| !line.starts_with("plain = true"));
+    let keys = ["# [peers.tls]", "# cert =", "# key =", "# ca =", "# identities ="];
+    let lines = lines.map(|line| if keys.iter().any(|key| line.starts_with(key)) { &line[2..] } else { line });
+    let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+    let text = [("tls.crt", "cert.pem"), ("tls.key", "key.pem"), ("ca.crt", "ca.pem")]
+        .iter()
+        .fold(text, |text, (there, here)| text.replace(&format!("/etc/sluice-tls/{there}"), &files.path(here)));
+    let path = scratch::folder("manifests").join("sluice.toml");
+    std::fs::write(&path, text).expect("write the config");
+    let config = config(&path, &[]);
+    assert_eq!(value(&config, "peers.tls", "identities"), "[\"sluice-peers\"]");
+    let manifest = read("kubernetes/sluice.yaml");
+    for agreed in ["mountPath: /etc/sluice-tls", "dnsNames: [sluice-peers]", "secretName: sluice-peers-tls"] {
+        assert!(manifest.contains(agreed), "{agreed}");
     }
 }
 

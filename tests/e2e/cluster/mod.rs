@@ -5,6 +5,7 @@ mod faults;
 mod members;
 mod numbers;
 mod seek;
+mod tls;
 mod views;
 mod windows;
 

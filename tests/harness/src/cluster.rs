@@ -34,6 +34,12 @@ struct Balancer {
 impl Cluster {
     /// So many nodes of this configuration. One that is started again has its addresses.
     pub async fn start(config: &GatewayConfig, count: usize) -> Self {
+        Self::start_each(&vec![config.clone(); count]).await
+    }
+
+    /// A node of each configuration.
+    pub async fn start_each(configs: &[GatewayConfig]) -> Self {
+        let count = configs.len();
         // Nodes must know each other's before they start.
         let ports = scratch::free_ports(count);
         let own = scratch::free_ports(2 * count);
@@ -49,7 +55,7 @@ impl Cluster {
                 .filter(|((from, _), _)| *from == at)
                 .map(|(_, way)| format!("{:?}", way.address().to_string()))
                 .collect();
-            config
+            configs[at]
                 .clone()
                 .node(&format!("name = \"node-{at}\""))
                 .node(&format!("listen = \"127.0.0.1:{}\"", own[2 * at]))

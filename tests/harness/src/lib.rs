@@ -6,6 +6,7 @@
 //! started ends with the test binary, however that ends. Failures are panics: this crate is for tests alone.
 
 pub mod balancer;
+pub mod certificates;
 pub mod cluster;
 pub mod crew;
 pub mod gateway;
@@ -21,6 +22,7 @@ pub mod way;
 pub mod wire;
 
 pub use balancer::Balancer;
+pub use certificates::{Authority, PeerFiles};
 pub use cluster::Cluster;
 pub use crew::{Act, Crew};
 pub use gateway::{Gateway, GatewayConfig, SubscriptionConfig};

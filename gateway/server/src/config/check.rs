@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, OnExhausted, Protocol, Size, SubscriptionConfig};
+use crate::config::{Config, OnExhausted, PeersConfig, Protocol, Size, SubscriptionConfig};
 
 /// Kafka's own limit on `client.id` and names that stand in it is generous; describe answers stay small with this.
 const CLIENT_ID_BYTES_MAX: usize = 200;
@@ -125,7 +125,9 @@ fn is_host_and_port(address: &str) -> bool {
 fn check_peers(config: &Config) -> Checker {
     let (mut c, peers) = (Checker::new(&["peers"]), &config.peers);
     let Some(listen) = peers.listen else {
-        for (key, is_set) in [("addresses", !peers.addresses.is_empty()), ("dns", !peers.dns.is_empty())] {
+        let given =
+            [("addresses", !peers.addresses.is_empty()), ("dns", !peers.dns.is_empty()), ("tls", peers.tls.is_set())];
+        for (key, is_set) in given {
             c.require(!is_set, key, || {
                 "has no meaning without peers.listen: add listen = \"host:port\", the address for other nodes"
                     .to_owned()
@@ -137,10 +139,7 @@ fn check_peers(config: &Config) -> Checker {
     c.require(!same(config.node.listen) && !same(config.node.admin_listen), "listen", || {
         "is an address of [node]: give it another port".to_owned()
     });
-    c.require(peers.plain || listen.ip().is_loopback(), "plain", || {
-        "must be true where peers.listen is no loopback address: peers speak without encryption, and that must be meant"
-            .to_owned()
-    });
+    check_peers_tls(&mut c, peers, listen.ip().is_loopback());
     c.require(!peers.addresses.is_empty() || !peers.dns.is_empty(), "addresses", || {
         "is empty, and so is peers.dns: name the nodes of the cluster in one of them".to_owned()
     });
@@ -159,6 +158,32 @@ fn check_peers(config: &Config) -> Checker {
         format!("must be from 1 to {CONNECTIONS_MAX}")
     });
     c
+}
+
+fn check_peers_tls(c: &mut Checker, peers: &PeersConfig, is_loopback: bool) {
+    let tls = &peers.tls;
+    if !tls.is_set() {
+        c.require(peers.plain || is_loopback, "plain", || {
+            "must be true where peers.listen is no loopback address and there is no [peers.tls]: without it peers speak \
+             without encryption, and that must be meant"
+                .to_owned()
+        });
+        return;
+    }
+    c.require(!peers.plain, "plain", || "contradicts [peers.tls]: remove one of them".to_owned());
+    let mut whole = true;
+    for (key, is_empty, what) in [
+        ("tls.cert", tls.cert.is_empty(), "the file with this node's certificate"),
+        ("tls.key", tls.key.is_empty(), "the file with the certificate's key"),
+        ("tls.ca", tls.ca.is_empty(), "the file with the CA that signs the nodes' certificates"),
+        ("tls.identities", tls.identities.is_empty(), "who is a peer, as in identities = [\"sluice.prod.svc\"]"),
+    ] {
+        whole &= !is_empty;
+        c.require(!is_empty, key, || format!("is missing: write {what}"));
+    }
+    if whole && let Err(mistake) = crate::peer::tls::check(tls) {
+        c.require(false, &format!("tls.{}", mistake.key), || mistake.message);
+    }
 }
 
 fn check_subscription(config: &Config, name: &str, s: &SubscriptionConfig) -> Vec<Mistake> {

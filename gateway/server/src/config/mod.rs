@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use error::Source;
 pub use error::{ConfigError, Place, Problem};
-pub use sections::{KafkaConfig, LimitsConfig, LogConfig, NodeConfig, PeersConfig, RetryConfig, SubscriptionConfig};
+pub use sections::{KafkaConfig, LimitsConfig, LogConfig, NodeConfig, PeersConfig, PeersTlsConfig};
+pub use sections::{RetryConfig, SubscriptionConfig};
 pub use values::{Assignor, Join, LogFormat, OnExhausted, Ordering, Protocol, Size, Start};
 
 /// The whole config file.

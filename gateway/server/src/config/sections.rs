@@ -79,9 +79,44 @@ section! {
         timeout: Duration = Duration::from_secs(3),
         /// Connections to each peer, 1 to 16. Sessions are spread over them.
         connections: u32 = 4,
-        /// Peers speak without encryption, and believe whoever reaches the port. Must be said in so many words unless `listen` is a
-        /// loopback address. There is no encryption between peers yet: keep the port inside the cluster's own network.
+        /// Peers speak without encryption, and believe whoever reaches the port: it must stay inside the cluster's own network.
+        /// Must be said in so many words unless `listen` is a loopback address; with `peers.tls` it has no place.
         plain: bool = false,
+        /// Mutual TLS between nodes.
+        tls: PeersTlsConfig = PeersTlsConfig::default(),
+    }
+}
+
+section! {
+    /// Mutual TLS between nodes: each shows its certificate, and takes for a peer whose certificate `ca` has signed for one of
+    /// `identities`. All four keys, or none. New files are taken within a second or so, for new connections.
+    pub struct PeersTlsConfig {
+        /// Mutual TLS between nodes: all four keys of `tls`, or none. This one is a file with the node's certificate in PEM, then what lies between it and the CA. It must be good for server and for
+        /// client authentication. New files are taken within a second or so, for new connections; see docs/cluster.md.
+        cert: String = String::new(),
+        /// A file with its private key in PEM, without a passphrase.
+        key: String = String::new(),
+        /// A file with the certificates in PEM of the CAs that sign those of nodes. More than one while they change.
+        ca: String = String::new(),
+        /// Names of nodes: a certificate must have one of them among its subject alternative names, whichever side shows it. DNS
+        /// names, as `sluice.prod.svc`, or URIs, as `spiffe://prod/ns/sluice/sa/node`. Where a node is dialed does not matter.
+        identities: Vec<String> = Vec::new(),
+    }
+}
+
+impl PeersTlsConfig {
+    /// Whether any of it is.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+impl Field for PeersTlsConfig {
+    const KIND: &'static str = "table";
+
+    fn keys() -> Option<Vec<Key>> {
+        Some(<Self as Section>::keys())
     }
 }
 

@@ -136,6 +136,11 @@ fn values_that_contradict_each_other_name_the_key_to_change() {
         "[peers]\nlisten = \"0.0.0.0:7072\"\n".to_owned(),
         "[peers]\nlisten = \"127.0.0.1:7070\"\naddresses = [\"a\"]\ndns = \"b\"\nadvertise = \"c\"\ntimeout = \"1s\"\nconnections = 0\n"
             .to_owned(),
+        "[peers.tls]\ncert = \"a.pem\"\n".to_owned(),
+        "[peers]\nlisten = \"0.0.0.0:7072\"\ndns = \"b:1\"\nplain = true\n\n[peers.tls]\nca = \"a.pem\"\n".to_owned(),
+        "[peers]\nlisten = \"0.0.0.0:7072\"\ndns = \"b:1\"\n\n[peers.tls]\ncert = \"a\"\nkey = \"/no/key.pem\"\nca = \"b\"\n\
+         identities = [\"c\"]\n"
+            .to_owned(),
         "[limits]\ndead_letter_timeout = \"2h\"\ndead_letter_queue = \"1MiB\"\n".to_owned(),
         format!("[limits]\nmemory_budget = \"1MiB\"\nmax_streams = 0\n{ORDERS}memory_reserved = \"2MiB\"\n"),
     ];
@@ -149,6 +154,8 @@ fn every_key_has_an_override_of_its_kind() {
         ("SLUICE_NODE__LISTEN", "0.0.0.0:1"),
         ("SLUICE_LOG__FORMAT", "json"),
         ("SLUICE_LIMITS__MAX_STREAMS", "7"),
+        ("SLUICE_PEERS__LISTEN", "127.0.0.1:1"),
+        ("SLUICE_PEERS__DNS", "a:1"),
         ("SLUICE_KAFKA__PROPERTIES__SASL_PASSWORD", "a,b=c"),
         ("SLUICE_SUBSCRIPTIONS__ORDERS__TOPICS", "a, b"),
         ("SLUICE_SUBSCRIPTIONS__ORDERS__ACK_TIMEOUT", "7m"),

@@ -10,7 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
+use super::connect::Connector;
 use super::queue::{Conn, queue};
+use super::refusals::Side;
 use super::wire;
 use super::{FRAME_BYTES_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, Shared};
 use crate::peer::edge::{FromPeer, index_of};
@@ -23,15 +25,27 @@ pub(super) struct Link {
     inbound: Streaming<RelayResponse>,
 }
 
-/// Connects and greets, within the peers' time-out.
+/// Connects and greets, within the peers' time-out. A refusal is noted.
 pub(super) async fn dial(address: &str, control: bool, shared: &Shared) -> Result<Link, String> {
-    match timeout(shared.times.timeout, connect(address, control, shared)).await {
-        Ok(link) => link,
-        Err(_) => Err(format!("no answer within {}", humantime::format_duration(shared.times.timeout))),
+    let connector = Connector::new(address, shared.tls.clone());
+    let dialed = timeout(shared.times.timeout, connect(address, control, shared, connector.clone())).await;
+    let dialed = dialed
+        .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(shared.times.timeout))));
+    // What goes wrong first says why; what comes of it does not.
+    match (dialed, connector.refusal()) {
+        (Ok(link), _) => {
+            shared.refusals.forget(Side::Dialed, address);
+            Ok(link)
+        }
+        (Err(_), Some(refusal)) => {
+            shared.refusals.note(Side::Dialed, address, &refusal);
+            Err(refusal.why)
+        }
+        (Err(error), None) => Err(error),
     }
 }
 
-async fn connect(address: &str, control: bool, shared: &Shared) -> Result<Link, String> {
+async fn connect(address: &str, control: bool, shared: &Shared, connector: Connector) -> Result<Link, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         .tcp_nodelay(true)
@@ -39,7 +53,7 @@ async fn connect(address: &str, control: bool, shared: &Shared) -> Result<Link, 
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(shared.times.timeout)
         .keep_alive_timeout(shared.times.timeout);
-    let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| chain(&error))?;
     let (conn, requests) = queue();
     conn.send(0, ToOwner::Hello(Hello { control, ..shared.hello() }));
     let mut client = client(channel.clone());

@@ -4,11 +4,15 @@
 //! Contract: nothing in here is there without `peers.listen`. Correctness never rests on what nodes believe of each other: a
 //! lease is settled by the engine in which its epoch lives, or by nobody.
 
+mod connect;
 mod dial;
 pub(crate) mod edge;
 mod link;
+mod listen;
 mod owner;
 mod queue;
+mod refusals;
+pub(crate) mod tls;
 mod views;
 mod wire;
 
@@ -28,10 +32,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 
 use self::edge::{EdgeHandle, EdgeSettings, FromPeer, MembersSettings};
+use self::listen::Door;
+use self::refusals::{Reason, Refusals, Side};
+use self::tls::{Reloads, Tls};
 use crate::config::{Config, Join, PeersConfig};
 use crate::error::Error;
 use crate::session::{all_not_held, encode};
@@ -92,6 +98,9 @@ struct Shared {
     address: Arc<str>,
     instance: u64,
     started: Instant,
+    /// `None`: peers speak plain.
+    tls: Option<Arc<Tls>>,
+    refusals: Arc<Refusals>,
     /// By subscription.
     edges: BTreeMap<String, EdgeHandle>,
     sessions: Arc<SessionRegistry>,
@@ -119,6 +128,11 @@ pub(crate) async fn start(
     news: Arc<Notify>,
 ) -> anyhow::Result<Option<Arc<Cluster>>> {
     let Some(listen) = config.peers.listen else { return Ok(None) };
+    let close = CancellationToken::new();
+    let tls = match config.peers.tls.is_set() {
+        true => Some(Arc::new(Tls::start(&config.peers.tls, close.clone())?)),
+        false => None,
+    };
     let listener = TcpListener::bind(listen).await.with_context(|| format!("binding peers.listen {listen}"))?;
     let address = listener.local_addr()?;
     let node = config.node_name();
@@ -154,6 +168,8 @@ pub(crate) async fn start(
         config: config.peers.clone(),
         node,
         address: rank,
+        tls: tls.clone(),
+        refusals: Arc::default(),
         instance: crate::random::number(),
         started: Instant::now(),
         edges,
@@ -163,19 +179,18 @@ pub(crate) async fn start(
         status,
         draining: AtomicBool::new(false),
     });
-    let close = CancellationToken::new();
     let service = RelayServiceServer::new(owner::Owner::new(shared.clone()))
         .max_decoding_message_size(FRAME_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
     let server = Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         // Streams have pings of their own; this closes what is left of a connection in the dark.
         .http2_keepalive_interval(Some(config.peers.timeout))
         .http2_keepalive_timeout(Some(config.peers.timeout))
         .add_service(service);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let door = Door { tls, refusals: shared.refusals.clone(), timeout: config.peers.timeout };
+    let incoming = listen::incoming(listener, door, close.clone());
     let closing = close.clone();
     tokio::spawn(async move {
         // Dropped and not drained: edges keep their streams open for as long as this node lives.
@@ -190,7 +205,7 @@ pub(crate) async fn start(
     });
     tokio::spawn(tell_status(shared.clone(), news.clone(), status_sender, close.clone()));
     tokio::spawn(dial::run(shared.clone(), close.clone()));
-    tracing::info!(%address, advertised = &*shared.address, "peers may connect");
+    tracing::info!(%address, advertised = &*shared.address, encrypted = shared.tls.is_some(), "peers may connect");
     Ok(Some(Arc::new(Cluster { shared, news, close, address })))
 }
 
@@ -309,6 +324,16 @@ impl Cluster {
     /// Peers that are up.
     pub(crate) fn peers(&self) -> usize {
         self.shared.peers().up.len()
+    }
+
+    /// Connections with peers that did not come about.
+    pub(crate) fn refusals(&self) -> Vec<(Side, Reason, u64)> {
+        self.shared.refusals.counts()
+    }
+
+    /// What the files of `peers.tls` have come to; `None`: there are none.
+    pub(crate) fn tls_reloads(&self) -> Option<&Reloads> {
+        self.shared.tls.as_ref().map(|tls| tls.reloads())
     }
 
     /// What each subscription's edge counts.
