@@ -7,6 +7,9 @@ use crate::ffi::Purpose;
 use crate::io::{Assignor, KafkaConfig, Protocol};
 use crate::subscription::Error;
 
+/// The longest name of a host, with room for a port and a few words.
+const MARK_BYTES_MAX: usize = 300;
+
 /// Names, or beginnings of names ending in `.`, that an operator may set.
 const ALLOWED: &[&str] = &[
     "security.protocol",
@@ -130,6 +133,11 @@ impl KafkaConfig {
         if self.topics.iter().any(|topic| topic.starts_with('^')) {
             return Err(Error::Config("topics: a pattern (^...) is not supported".to_owned()));
         }
+        if self.member_mark.contains('\0') || self.member_mark.len() > MARK_BYTES_MAX {
+            return Err(Error::Config(format!(
+                "client.id: the mark of a member has a NUL, or more than {MARK_BYTES_MAX} bytes"
+            )));
+        }
         if self.client_id.len() > 200 {
             return Err(Error::Config(format!("client.id: {} bytes, at most 200 are allowed", self.client_id.len())));
         }
@@ -174,8 +182,9 @@ impl KafkaConfig {
                 Protocol::Consumer => set("group.protocol", "consumer".to_owned()),
             },
         }
-        if let (Purpose::Member, Some(instance)) = (purpose, &self.instance) {
-            all.insert("group.instance.id".to_owned(), instance.clone());
+        if purpose == Purpose::Member {
+            all.insert("client.id".to_owned(), format!("{}{}", self.client_id, self.member_mark));
+            all.extend(self.instance.clone().map(|instance| ("group.instance.id".to_owned(), instance)));
         }
         for (name, value) in &self.properties {
             all.insert(name.clone(), value.clone());

@@ -64,6 +64,11 @@ pub struct KafkaConfig {
     pub client_id: String,
     /// `group.instance.id`: a static member of this name.
     pub instance: Option<String>,
+    /// Appended to the `client.id` of the member, where others of the group see it. Quotas by `client.id` are of what is fetched
+    /// and written, which goes without it.
+    pub member_mark: String,
+    /// Tell who is in the group while we are not, too.
+    pub watch_group: bool,
     /// How members agree.
     pub protocol: Protocol,
     /// Where a group without a commit begins.
@@ -112,6 +117,17 @@ pub enum SeekError {
     /// The group has members that were not asked: partitions are on their way between them.
     #[error("the group has members that own partitions of it, and they did not seek")]
     Moving,
+}
+
+/// A member of the group, as Kafka describes it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GroupMember {
+    /// Its `client.id`.
+    pub client_id: String,
+    /// Where it connects from, as the broker writes it: `/10.0.0.3`.
+    pub host: String,
+    /// How many partitions it has.
+    pub partitions: usize,
 }
 
 /// Why what was known of a partition is void.
@@ -210,6 +226,8 @@ pub enum KafkaEvent {
         /// The high watermark, or the last stable offset of a read_committed fetch.
         high: i64,
     },
+    /// Who is in the group, ourselves included, each `metadata_refresh` where it has changed. A description, not a fence.
+    Group(Vec<GroupMember>),
     /// How Kafka is.
     State(KafkaState),
     /// After `Leave` or `Shutdown`: the group is left and both handles are gone.

@@ -4,6 +4,7 @@
 //! A partition is never forgotten: its lookup is repeated until it works or the partition is not ours any more.
 
 mod facts;
+mod group;
 mod offsets;
 mod seek;
 mod state;
@@ -21,6 +22,7 @@ use crate::messages::{Decision, FetchCommand, LookupCommand, Token};
 use crate::signal::Mailbox;
 
 use facts::{Topics, new_epoch};
+use group::Group;
 use offsets::Patience;
 use state::Health;
 
@@ -65,6 +67,7 @@ pub(crate) struct Lookup {
     active: HashMap<TopicPartition, Active>,
     topics: Topics,
     health: Health,
+    group: Group,
     retry_at: Instant,
     ids_at: Instant,
 }
@@ -84,6 +87,7 @@ impl Lookup {
             commands: Arc::clone(commands),
             fetch: Arc::clone(fetch),
             health: Health::new(events.clone()),
+            group: Group::new(config),
             events,
             waiting: Vec::new(),
             out_of_range: Vec::new(),
@@ -114,6 +118,7 @@ impl Lookup {
             self.check_ids();
             self.read_back();
             self.watermarks();
+            self.look_at_group();
             let idle = self.waiting.is_empty() && self.out_of_range.is_empty();
             self.commands.signal().wait(if idle { Duration::from_millis(500) } else { RETRY_AFTER });
         }
@@ -124,8 +129,14 @@ impl Lookup {
             LookupCommand::Joining => {
                 self.topics.joining();
                 self.health.joined(true);
+                self.group.joining();
             }
-            LookupCommand::Idle => self.health.joined(false),
+            LookupCommand::Idle => {
+                self.health.joined(false);
+                if let Some(members) = self.group.left(&self.config) {
+                    self.tell(KafkaEvent::Group(members));
+                }
+            }
             LookupCommand::Begin(partition, token) => {
                 self.health.a_group_answered();
                 self.waiting.retain(|(waiting, _)| *waiting != partition);
@@ -398,6 +409,12 @@ impl Lookup {
                 tracing::error!(%partition, acknowledged, found = found.offset, "a commit was rewound by another");
                 self.tell(KafkaEvent::CommitRewound(partition));
             }
+        }
+    }
+
+    fn look_at_group(&mut self) {
+        if let Some(members) = self.group.look(&self.handle, &self.config) {
+            self.tell(KafkaEvent::Group(members));
         }
     }
 

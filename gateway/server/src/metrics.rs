@@ -14,7 +14,7 @@ use sluice_core::Stats;
 use crate::node::Shared;
 use crate::peer::Cluster;
 use crate::services::lag;
-use crate::subscription::{Counts, Handle, PartitionSnapshot, Snapshot};
+use crate::subscription::{Counts, Handle, Kind, PartitionSnapshot, Snapshot};
 
 const RECEIVED: &str = "sluice_records_received_total";
 const DELIVERED: &str = "sluice_records_delivered_total";
@@ -56,6 +56,9 @@ const LETTERS_FAILING: &str = "sluice_dead_letters_failing";
 
 const PEERS: &str = "sluice_peers";
 const PEERS_REFUSED: &str = "sluice_peer_connections_refused_total";
+const PEERS_OTHER_POLICY: &str = "sluice_peers_of_other_policy";
+const GROUP_MEMBERS: &str = "sluice_group_members";
+const GROUP_UNCONNECTED: &str = "sluice_group_members_not_connected";
 const PEER_TLS_RELOADS: &str = "sluice_peer_tls_reloads_total";
 const PEER_TLS_STALE: &str = "sluice_peer_tls_stale";
 const EDGE_STREAMS: &str = "sluice_edge_streams";
@@ -143,7 +146,16 @@ const COUNTERS: [(&str, &str); 35] = [
     (PARTITION_HOLDS, "Times that a partition was taken off the fetch at its limit."),
 ];
 
-const GAUGES: [(&str, &str); 34] = [
+const GAUGES: [(&str, &str); 37] = [
+    (
+        PEERS_OTHER_POLICY,
+        "In a cluster: peers whose config for the subscription is another in what nodes must agree on.",
+    ),
+    (
+        GROUP_MEMBERS,
+        "Members of the Kafka group as it describes itself, by `kind`: same_policy and other_policy are nodes, foreign is not.",
+    ),
+    (GROUP_UNCONNECTED, "In a cluster: nodes that are members of the Kafka group and no peers of this one."),
     (PEER_TLS_STALE, "In a cluster: 1 while the files of peers.tls are no good, and those before them are in use."),
     (PEERS, "In a cluster: other nodes that this one is connected to."),
     (EDGE_STREAMS, "In a cluster: streams of clients that landed on this node."),
@@ -261,6 +273,10 @@ fn export_cluster(cluster: &Cluster) {
         }
         gauge!(PEER_TLS_STALE).set(f64::from(u8::from(reloads.stale.load(Ordering::Relaxed))));
     }
+    for (name, other_policy, unconnected) in cluster.disagreements() {
+        gauge!(PEERS_OTHER_POLICY, "subscription" => name.to_owned()).set(other_policy as f64);
+        gauge!(GROUP_UNCONNECTED, "subscription" => name.to_owned()).set(unconnected as f64);
+    }
     for (name, counts) in cluster.counts() {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         gauge!(EDGE_STREAMS, "subscription" => name.to_owned()).set(of(&counts.streams) as f64);
@@ -315,6 +331,11 @@ fn export_subscription(handle: &Handle, view: &Snapshot) {
         (PARTITION_BYTES_MAX, handle.policy.partition_bytes_max),
     ] {
         gauge!(metric, "subscription" => name.clone()).set(value as f64);
+    }
+    let group = handle.group();
+    for kind in Kind::ALL {
+        let members = group.members.iter().filter(|member| member.kind(handle.policy_hash) == kind).count();
+        gauge!(GROUP_MEMBERS, "subscription" => name.clone(), "kind" => kind.as_str()).set(members as f64);
     }
     for partition in &view.partitions {
         export_partition(&name, partition);

@@ -1,7 +1,9 @@
 //! Several nodes, one address: a client lands anywhere, and never notices who holds the partition.
 
+mod dns;
 mod draining;
 mod faults;
+mod group;
 mod members;
 mod numbers;
 mod seek;

@@ -38,6 +38,8 @@ pub struct Driver {
     pub rewound: Vec<TopicPartition>,
     pub states: Vec<KafkaState>,
     pub watermarks: HashMap<TopicPartition, (i64, i64)>,
+    /// Who is in the group, as it was told last: `client.id` and partitions.
+    pub group: Vec<(String, usize)>,
     pub left: bool,
     /// Answer revokes at once, after a last commit. Otherwise the test does.
     pub answers_revokes: bool,
@@ -53,6 +55,8 @@ pub fn config(bootstrap: &str, group: &str, topics: &[&str]) -> KafkaConfig {
         topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
         client_id: "sluice-test".to_owned(),
         instance: None,
+        member_mark: String::new(),
+        watch_group: false,
         protocol: Protocol::Classic {
             assignor: Assignor::CooperativeSticky,
             session_timeout: Duration::from_secs(6),
@@ -86,6 +90,7 @@ impl Driver {
             rewound: Vec::new(),
             states: Vec::new(),
             watermarks: HashMap::new(),
+            group: Vec::new(),
             left: false,
             answers_revokes: true,
             commits: true,
@@ -185,6 +190,9 @@ impl Driver {
                 assert!(next.0 > owned.next, "{partition}: a position that says nothing new");
                 owned.next = next.0;
                 self.changed(&partition);
+            }
+            KafkaEvent::Group(members) => {
+                self.group = members.into_iter().map(|member| (member.client_id, member.partitions)).collect();
             }
             KafkaEvent::Revoking { partitions, .. } => {
                 let partitions: Vec<_> = partitions.into_iter().map(|(partition, _)| partition).collect();

@@ -144,6 +144,34 @@ fn a_late_answer_to_an_earlier_revoke_does_not_answer_this_one() {
 }
 
 #[test]
+fn members_are_told_with_their_marks_and_partitions_and_to_who_only_watches_too() {
+    let kafka = broker();
+    for protocol in [config("x", "x", &[]).protocol, Protocol::Consumer] {
+        let (topic, group) = (kafka.topic("told", 2), unique("group"));
+        let mut settings = config(kafka.bootstrap(), &group, &[&topic]);
+        settings.protocol = protocol;
+        let marked = |mark: &str| sluice_kafka::KafkaConfig { member_mark: mark.to_owned(), ..settings.clone() };
+        let mut one = Driver::join(marked(";one"));
+        let told = |mark: &str, partitions| (format!("sluice-test{mark}"), partitions);
+        one.until("it is told of itself", |driver| driver.group == [told(";one", 2)]);
+        // One that has left, and looks on.
+        let mut looks = Driver::join(sluice_kafka::KafkaConfig { watch_group: true, ..marked(";looks") });
+        together(&mut one, &mut looks, "both share", |one, looks| one.owned.len() == 1 && looks.owned.len() == 1);
+        together(&mut one, &mut looks, "both are told of both", |one, looks| {
+            let both = [told(";looks", 1), told(";one", 1)];
+            one.group == both && looks.group == both
+        });
+        looks.leave();
+        together(&mut one, &mut looks, "both are told of one", |one, looks| {
+            one.group == [told(";one", 2)] && looks.group == one.group
+        });
+        one.leave();
+        one.until("who does not look on knows nobody", |driver| driver.group.is_empty());
+        looks.until("the group is empty", |driver| driver.group.is_empty());
+    }
+}
+
+#[test]
 fn two_members_share_by_the_consumer_protocol() {
     shares_without_duplicates(Protocol::Consumer);
 }

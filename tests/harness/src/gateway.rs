@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub struct GatewayConfig {
     peers: Vec<String>,
     limits: Vec<String>,
     subscriptions: Vec<SubscriptionConfig>,
+    names: Option<PathBuf>,
 }
 
 /// One subscription of a `GatewayConfig`. Its group has its name.
@@ -78,6 +79,7 @@ impl GatewayConfig {
             peers: Vec::new(),
             limits: Vec::new(),
             subscriptions: Vec::new(),
+            names: None,
         }
     }
 
@@ -101,6 +103,13 @@ impl GatewayConfig {
     #[must_use]
     pub fn limits(mut self, line: &str) -> Self {
         self.limits.push(line.to_owned());
+        self
+    }
+
+    /// With this file in place of `/etc/hosts`, for this gateway alone. See `own_names`.
+    #[must_use]
+    pub fn names(mut self, hosts: &Path) -> Self {
+        self.names = Some(hosts.to_owned());
         self
     }
 
@@ -131,7 +140,8 @@ impl GatewayConfig {
     pub fn start(&self) -> Gateway {
         let folder = scratch::folder("gateway");
         fs::write(folder.join("sluice.toml"), self.render()).expect("write the gateway's configuration");
-        let mut gateway = Gateway { folder, child: None, grpc: String::new(), admin: String::new() };
+        let names = self.names.clone();
+        let mut gateway = Gateway { folder, names, child: None, grpc: String::new(), admin: String::new() };
         gateway.restart();
         gateway
     }
@@ -141,6 +151,7 @@ impl GatewayConfig {
 #[derive(Debug)]
 pub struct Gateway {
     folder: PathBuf,
+    names: Option<PathBuf>,
     child: Option<Child>,
     grpc: String,
     admin: String,
@@ -187,7 +198,10 @@ impl Gateway {
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.log()).expect("open the gateway's log");
-        let mut command = Command::new(executable());
+        let mut command = match &self.names {
+            None => Command::new(executable()),
+            Some(hosts) => with_names(hosts, &executable()),
+        };
         command.arg("serve").arg("--config").arg(self.folder.join("sluice.toml"));
         // What is meant for the tests is no setting of the gateway's, and a person's settings are none of these tests'.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLUICE_")) {
@@ -324,6 +338,33 @@ fn listening(stdout: ChildStdout) -> Option<(String, String)> {
     std::thread::spawn(move || lines.for_each(drop));
     let (grpc, admin) = addresses?;
     Some((grpc?, admin?))
+}
+
+/// Runs a program that finds this file in place of `/etc/hosts`: in a mount namespace of its own.
+fn with_names(hosts: &Path, program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    if std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) != 0) {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(hosts).arg(program);
+    command
+}
+
+/// Whether a gateway can be given names of its own, with as many addresses as a name has.
+///
+/// # Errors
+/// What the machine says against it.
+pub fn own_names() -> Result<(), String> {
+    let hosts = scratch::folder("names").join("hosts");
+    fs::write(&hosts, "127.0.0.1 sluice-test\n127.0.0.2 sluice-test\n").map_err(|error| error.to_string())?;
+    let asked = with_names(&hosts, Path::new("getent")).args(["ahostsv4", "sluice-test"]).output();
+    let asked = asked.map_err(|error| format!("unshare: {error}"))?;
+    let said = String::from_utf8_lossy(&asked.stdout);
+    if said.contains("127.0.0.1") && said.contains("127.0.0.2") {
+        return Ok(());
+    }
+    Err(format!("{said}{}", String::from_utf8_lossy(&asked.stderr)))
 }
 
 /// The gateway's executable: `SLUICE_BIN`, or what cargo builds in the profile of this test.

@@ -8,11 +8,13 @@ mod admin;
 mod alter;
 mod batch;
 mod event;
+mod group;
 mod handle;
 mod list;
 
 pub(crate) use batch::{Batch, MessageView, Neighbours};
 pub(crate) use event::{Event, Queue};
+pub(crate) use group::GroupRequest;
 pub(crate) use handle::{Handle, Purpose};
 pub(crate) use list::{List, OFFSET_NONE, PartitionResult};
 pub(crate) use rdkafka_sys::bindings::rd_kafka_resp_err_t as Code;

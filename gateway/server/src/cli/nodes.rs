@@ -14,7 +14,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Show the nodes of the cluster: who is a member of the group, who owns how many partitions, whose clients get what from where.
 ///
-/// `relayed` is the share of records that a node's clients were dealt by other nodes since it started.
+/// `relayed` is the share of records that a node's clients were dealt by other nodes since it started. `policy` is a hash of what
+/// nodes must agree on: a node that shows another than the rest has another config.
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
     /// Only this subscription. Without it: all of them.
@@ -63,9 +64,9 @@ fn said(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
 }
 
-const HEAD: [&str; 7] = ["SUBSCRIPTION", "NODE", "MEMBER", "PARTITIONS", "CLIENTS", "DELIVERED", "RELAYED"];
+const HEAD: [&str; 8] = ["SUBSCRIPTION", "NODE", "MEMBER", "PARTITIONS", "CLIENTS", "DELIVERED", "RELAYED", "POLICY"];
 
-fn row(subscription: &str, node: &Node) -> [String; 7] {
+fn row(subscription: &str, node: &Node) -> [String; 8] {
     let delivered = node.delivered_local + node.delivered_relayed;
     let share = (node.delivered_relayed * 100).checked_div(delivered);
     [
@@ -76,15 +77,16 @@ fn row(subscription: &str, node: &Node) -> [String; 7] {
         node.streams.to_string(),
         delivered.to_string(),
         share.map_or_else(|| "-".to_owned(), |share| format!("{share} %")),
+        node.policy.clone(),
     ]
 }
 
 /// Columns as wide as their widest cell; numbers to the right.
-fn table(rows: &[[String; 7]]) -> Vec<String> {
+fn table(rows: &[[String; 8]]) -> Vec<String> {
     let head = HEAD.map(str::to_owned);
     let width = |at: usize| std::iter::once(&head).chain(rows).map(|row| row[at].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
-    let line = |row: &[String; 7]| {
+    let line = |row: &[String; 8]| {
         let cells = row
             .iter()
             .zip(&widths)
@@ -108,12 +110,13 @@ mod tests {
             streams: 12,
             delivered_local,
             delivered_relayed,
+            policy: "1a2b3c4d".to_owned(),
         };
         let rows = [row("orders", &node("node-a", true, 3, 900, 100)), row("orders", &node("b", false, 0, 0, 0))];
         insta::assert_snapshot!(table(&rows).join("\n"), @r"
-        SUBSCRIPTION  NODE    MEMBER  PARTITIONS  CLIENTS  DELIVERED  RELAYED
-        orders        node-a  yes              3       12       1000     10 %
-        orders        b       no               0       12          0        -
+        SUBSCRIPTION  NODE    MEMBER  PARTITIONS  CLIENTS  DELIVERED  RELAYED    POLICY
+        orders        node-a  yes              3       12       1000     10 %  1a2b3c4d
+        orders        b       no               0       12          0        -  1a2b3c4d
         ");
     }
 }

@@ -118,15 +118,26 @@ fn check_process(config: &Config) -> Vec<Mistake> {
     [node, peers, log, id, limits].into_iter().flat_map(|checker| checker.mistakes).chain(properties).collect()
 }
 
-fn is_host_and_port(address: &str) -> bool {
-    address.trim().rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+/// The longest address that peers may be told: the longest name of a host, and a port.
+const ADDRESS_BYTES_MAX: usize = 253 + 6;
+
+pub(crate) fn is_host_and_port(address: &str) -> bool {
+    let is_host =
+        |host: &str| !host.is_empty() && !host.contains(['/', ';', '@', '?', '#']) && host.len() <= ADDRESS_BYTES_MAX;
+    let is_word = |text: &str| !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    let parts = address.trim().rsplit_once(':');
+    parts.is_some_and(|(host, port)| is_host(host) && is_word(host) && port.parse::<u16>().is_ok())
 }
 
 fn check_peers(config: &Config) -> Checker {
     let (mut c, peers) = (Checker::new(&["peers"]), &config.peers);
     let Some(listen) = peers.listen else {
-        let given =
-            [("addresses", !peers.addresses.is_empty()), ("dns", !peers.dns.is_empty()), ("tls", peers.tls.is_set())];
+        let given = [
+            ("addresses", !peers.addresses.is_empty()),
+            ("dns", !peers.dns.is_empty()),
+            ("from_group", peers.from_group),
+            ("tls", peers.tls.is_set()),
+        ];
         for (key, is_set) in given {
             c.require(!is_set, key, || {
                 "has no meaning without peers.listen: add listen = \"host:port\", the address for other nodes"
@@ -140,8 +151,13 @@ fn check_peers(config: &Config) -> Checker {
         "is an address of [node]: give it another port".to_owned()
     });
     check_peers_tls(&mut c, peers, listen.ip().is_loopback());
-    c.require(!peers.addresses.is_empty() || !peers.dns.is_empty(), "addresses", || {
-        "is empty, and so is peers.dns: name the nodes of the cluster in one of them".to_owned()
+    c.require(!peers.addresses.is_empty() || !peers.dns.is_empty() || peers.from_group, "addresses", || {
+        "is empty, and so is peers.dns: name the nodes of the cluster in one of them, or set from_group = true"
+            .to_owned()
+    });
+    c.require(!peers.from_group || peers.tls.is_set() || listen.ip().is_loopback(), "from_group", || {
+        "needs [peers.tls]: without it whoever may join a Kafka group could have this node send clients' sessions anywhere"
+            .to_owned()
     });
     for address in &peers.addresses {
         c.require(is_host_and_port(address), "addresses", || format!("`{address}` is not host:port"));

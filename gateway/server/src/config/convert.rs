@@ -96,9 +96,14 @@ impl Config {
         }
     }
 
-    /// Kafka's part of the subscription of that name.
+    /// Kafka's part of the subscription of that name, whose members are marked like this.
     #[must_use]
-    pub fn kafka_config(&self, name: &str, subscription: &SubscriptionConfig) -> sluice_kafka::KafkaConfig {
+    pub fn kafka_config(
+        &self,
+        name: &str,
+        subscription: &SubscriptionConfig,
+        mark: String,
+    ) -> sluice_kafka::KafkaConfig {
         let mut properties = self.kafka.properties.clone();
         properties.extend(subscription.kafka.clone());
         sluice_kafka::KafkaConfig {
@@ -107,6 +112,8 @@ impl Config {
             topics: subscription.topics.clone(),
             client_id: self.client_id(),
             instance: subscription.static_membership.then(|| self.node_name()),
+            member_mark: mark,
+            watch_group: self.peers.listen.is_some(),
             protocol: subscription.kafka_protocol(),
             start: match subscription.start {
                 Start::Earliest => sluice_kafka::Start::Earliest,

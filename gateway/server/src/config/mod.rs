@@ -3,6 +3,7 @@
 //! Contract: a [`Config`] that [`load`](Config::load) returned is consistent: each group once, every bound checked. A
 //! mistake names the file, the line and the key, or the environment variable, and says what would be right.
 
+mod agreement;
 mod check;
 mod convert;
 pub mod env;
@@ -18,6 +19,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use agreement::AGREED;
+pub(crate) use check::is_host_and_port;
 use error::Source;
 pub use error::{ConfigError, Place, Problem};
 pub use sections::{KafkaConfig, LimitsConfig, LogConfig, NodeConfig, PeersConfig, PeersTlsConfig};

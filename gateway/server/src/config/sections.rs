@@ -48,7 +48,8 @@ section! {
     pub struct KafkaConfig {
         /// `bootstrap.servers`: host:port, several separated by commas.
         brokers: String = "127.0.0.1:9092".to_owned(),
-        /// `client.id`: at most 200 bytes. Empty: `sluice-` and the node's name.
+        /// `client.id`: at most 200 bytes. Empty: `sluice-` and the node's name. Members of groups append a hash of the
+        /// subscription's policy and, in a cluster, where their peers find them.
         client_id: String = String::new(),
         /// librdkafka properties for all subscriptions, from an allow-list: security, sockets, fetch sizes. What sluice
         /// sets itself is refused.
@@ -68,6 +69,9 @@ section! {
         addresses: Vec<String> = Vec::new(),
         /// A DNS name as host:port, of which each address is a node: a headless service. Asked again each `resolve_interval`.
         dns: String = String::new(),
+        /// Dial members of the subscriptions' Kafka groups too, where their `client.id` says that they are found, and nodes that
+        /// dial this one. With it `addresses` and `dns` may be empty. Needs `tls`, unless `listen` is a loopback address.
+        from_group: bool = false,
         /// How often names are resolved, and peers that are away are tried again at the latest.
         #[serde(with = "duration")]
         resolve_interval: Duration = Duration::from_secs(5),
@@ -251,7 +255,7 @@ section! {
         /// of `max.poll.interval.ms`.
         #[serde(with = "duration")]
         revoke_grace: Duration = Duration::from_secs(5),
-        /// New partitions are seen after this at the latest (`topic.metadata.refresh.interval.ms`).
+        /// New partitions are seen after this at the latest (`topic.metadata.refresh.interval.ms`), and who else is in the group.
         #[serde(with = "duration")]
         metadata_refresh: Duration = Duration::from_secs(10),
         /// librdkafka properties for this subscription, over `kafka.properties`.

@@ -137,6 +137,7 @@ fn values_that_contradict_each_other_name_the_key_to_change() {
         "[peers]\nlisten = \"127.0.0.1:7070\"\naddresses = [\"a\"]\ndns = \"b\"\nadvertise = \"c\"\ntimeout = \"1s\"\nconnections = 0\n"
             .to_owned(),
         "[peers.tls]\ncert = \"a.pem\"\n".to_owned(),
+        "[peers]\nlisten = \"0.0.0.0:7072\"\nplain = true\nfrom_group = true\n".to_owned(),
         "[peers]\nlisten = \"0.0.0.0:7072\"\ndns = \"b:1\"\nplain = true\n\n[peers.tls]\nca = \"a.pem\"\n".to_owned(),
         "[peers]\nlisten = \"0.0.0.0:7072\"\ndns = \"b:1\"\n\n[peers.tls]\ncert = \"a\"\nkey = \"/no/key.pem\"\nca = \"b\"\n\
          identities = [\"c\"]\n"

@@ -26,10 +26,10 @@ pub(crate) use shared::Shared;
 use crate::admin;
 use crate::config::{Config, Join, SubscriptionConfig};
 use crate::metrics::Exporter;
-use crate::peer;
+use crate::peer::{self, News};
 use crate::services::{Consumer, FrameLimit, Subscriptions};
 use crate::session::Timing;
-use crate::subscription::{self, DeadLetters, Handle, KafkaPort, SessionRegistry, Settings};
+use crate::subscription::{self, DeadLetters, Handle, KafkaPort, Mark, SessionRegistry, Settings};
 
 /// Server windows: 64 KiB, the default, halves the throughput of small records.
 const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
@@ -81,10 +81,16 @@ impl Node {
 
         let changed = Arc::new(Notify::new());
         let sessions = Arc::new(SessionRegistry::new());
-        let news = Arc::new(Notify::new());
+        let news = News::default();
         let writers = start_writers(&config)?;
-        let subscriptions = start_subscriptions(&config, &sessions, &changed, &news, &writers)?;
-        let cluster = peer::start(&config, &subscriptions, &sessions, news).await?;
+        // Members of groups say where peers find them, so that must be known first.
+        let place = peer::bind(&config).await?;
+        let peer = place.as_ref().map(|place| place.address.clone());
+        let subscriptions = start_subscriptions(&config, &sessions, &changed, &news, &writers, peer.as_ref())?;
+        let cluster = match place {
+            Some(place) => Some(peer::start(&config, place, &subscriptions, &sessions, news)?),
+            None => None,
+        };
         let shared = Arc::new(Shared {
             name: config.node_name(),
             timing: Timing {
@@ -227,12 +233,14 @@ fn start_subscriptions(
     config: &Config,
     sessions: &Arc<SessionRegistry>,
     changed: &Arc<Notify>,
-    news: &Arc<Notify>,
+    news: &News,
     writers: &BTreeMap<String, Arc<LetterWriter>>,
+    peer: Option<&Arc<str>>,
 ) -> anyhow::Result<BTreeMap<String, Arc<Handle>>> {
     let mut subscriptions = BTreeMap::new();
     for (name, of) in &config.subscriptions {
-        let (kafka, events) = sluice_kafka::Subscription::start(config.kafka_config(name, of))
+        let mark = Mark { policy: of.policy_hash(), peer: peer.cloned() };
+        let (kafka, events) = sluice_kafka::Subscription::start(config.kafka_config(name, of, mark.to_string()))
             .with_context(|| format!("starting subscription {name}"))?;
         let gate = kafka.gate().clone();
         let writer = writers.get(name).cloned();
@@ -269,10 +277,12 @@ fn start_writers(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<LetterW
     Ok(by_name)
 }
 
-fn settings(config: &Config, name: &str, of: &SubscriptionConfig, news: &Arc<Notify>) -> Settings {
+fn settings(config: &Config, name: &str, of: &SubscriptionConfig, news: &News) -> Settings {
+    let in_a_cluster = |news: &Arc<Notify>| config.peers.listen.is_some().then(|| news.clone());
     Settings {
         name: name.into(),
         policy: config.policy(of),
+        policy_hash: of.policy_hash(),
         session_timeout: of.session_timeout,
         kafka_session_timeout: of.kafka_session_timeout,
         revoke_grace: of.revoke_grace,
@@ -285,7 +295,8 @@ fn settings(config: &Config, name: &str, of: &SubscriptionConfig, news: &Arc<Not
         dead_letters: of
             .dead_letter_topic()
             .map(|topic| DeadLetters { topic: topic.to_owned(), group: of.group(name).to_owned() }),
-        news: config.peers.listen.is_some().then(|| news.clone()),
+        news: in_a_cluster(&news.owned),
+        group_news: in_a_cluster(&news.group),
     }
 }
 

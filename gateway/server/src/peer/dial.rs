@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::edge::FromPeer;
+use super::found::Unconnected;
 use super::link::{Link, backoff, dial};
 use super::{Peer, Shared};
 
@@ -22,10 +23,12 @@ pub(super) async fn run(shared: Arc<Shared>, close: CancellationToken) {
     let mut tasks = JoinSet::new();
     let mut timer = interval(shared.config.resolve_interval);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut unconnected = Unconnected::default();
     loop {
         tokio::select! {
             () = close.cancelled() => return,
-            _ = timer.tick() => {}
+            _ = timer.tick() => unconnected.look(&shared),
+            () = shared.look.notified(), if shared.config.from_group => {}
         }
         let addresses = addresses(&shared).await;
         // An address that has left the name is dialed no more once it is away.
@@ -48,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, close: CancellationToken) {
 }
 
 async fn addresses(shared: &Shared) -> BTreeSet<String> {
-    let mut addresses: BTreeSet<String> = shared.config.addresses.iter().cloned().collect();
+    let mut addresses: BTreeSet<String> = shared.config.addresses.iter().cloned().chain(shared.found()).collect();
     if shared.config.dns.is_empty() {
         return addresses;
     }

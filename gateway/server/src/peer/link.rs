@@ -113,6 +113,7 @@ impl Link {
             Wire::Ping(Ping {}) => self.conn.send(0, ToOwner::Pong(Pong {})),
             Wire::Pong(Pong {}) | Wire::Hello(_) => {}
             Wire::Status(status) => {
+                shared.note_policies(owner, &status);
                 for edge in shared.edges.values() {
                     let name = &*edge.handle.name;
                     let of = status.subscriptions.iter().find(|one| one.subscription == name).cloned();

@@ -7,11 +7,14 @@
 mod connect;
 mod dial;
 pub(crate) mod edge;
+mod found;
 mod link;
 mod listen;
 mod owner;
+mod policies;
 mod queue;
 mod refusals;
+mod settle;
 pub(crate) mod tls;
 mod views;
 mod wire;
@@ -24,10 +27,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
-use sluice_core::{RejectReason, Rejection, Settlements};
 use sluice_proto::peer::v1::relay_service_server::RelayServiceServer;
-use sluice_proto::peer::v1::{Hello, Owned, SettleRequest, Status, SubscriptionStatus};
-use sluice_proto::v1;
+use sluice_proto::peer::v1::{Hello, Owned, Status, SubscriptionStatus};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -35,12 +36,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
 
 use self::edge::{EdgeHandle, EdgeSettings, FromPeer, MembersSettings};
+use self::found::Heard;
 use self::listen::Door;
+use self::policies::Policies;
 use self::refusals::{Reason, Refusals, Side};
 use self::tls::{Reloads, Tls};
 use crate::config::{Config, Join, PeersConfig};
-use crate::error::Error;
-use crate::session::{all_not_held, encode};
 use crate::subscription::{Handle, SessionRegistry};
 
 /// Between nodes a stream carries many sessions.
@@ -73,6 +74,7 @@ pub(crate) struct Peer {
     channel: Channel,
     /// Its first connection is over.
     over: CancellationToken,
+    policies: Policies,
 }
 
 /// The peers' times.
@@ -107,6 +109,9 @@ struct Shared {
     peers: Mutex<Peers>,
     /// What `peers.dns` had last.
     resolved: Mutex<BTreeSet<String>>,
+    heard: Heard,
+    /// Told when there may be somebody new to dial.
+    look: Notify,
     status: watch::Receiver<Status>,
     draining: AtomicBool,
 }
@@ -120,27 +125,52 @@ pub(crate) struct Cluster {
     address: SocketAddr,
 }
 
-/// Binds the listener for other nodes, begins to dial them, and stands in front of each subscription's driver.
-pub(crate) async fn start(
+/// What the cluster is told of by the subscriptions of this node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct News {
+    /// What is owned has changed.
+    pub(crate) owned: Arc<Notify>,
+    /// Who is in a group has.
+    pub(crate) group: Arc<Notify>,
+}
+
+/// Where this node is among its peers.
+#[derive(Debug)]
+pub(crate) struct Place {
+    listener: TcpListener,
+    /// Where it says that they find it.
+    pub(crate) address: Arc<str>,
+}
+
+/// Binds the listener for other nodes. `None`: the node is alone.
+pub(crate) async fn bind(config: &Config) -> anyhow::Result<Option<Place>> {
+    let Some(listen) = config.peers.listen else { return Ok(None) };
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("binding peers.listen {listen}"))?;
+    let bound = listener.local_addr()?;
+    let address = match (config.peers.advertise.as_str(), bound.ip().is_unspecified()) {
+        ("", false) => bound.to_string().into(),
+        ("", true) => format!("{}:{}", config.node_name(), bound.port()).into(),
+        (advertise, _) => advertise.into(),
+    };
+    Ok(Some(Place { listener, address }))
+}
+
+/// Serves other nodes, begins to dial them, and stands in front of each subscription's driver.
+pub(crate) fn start(
     config: &Config,
+    place: Place,
     subscriptions: &BTreeMap<String, Arc<Handle>>,
     sessions: &Arc<SessionRegistry>,
-    news: Arc<Notify>,
-) -> anyhow::Result<Option<Arc<Cluster>>> {
-    let Some(listen) = config.peers.listen else { return Ok(None) };
+    news: News,
+) -> anyhow::Result<Arc<Cluster>> {
+    let Place { listener, address: rank } = place;
+    let News { owned: news, group } = news;
     let close = CancellationToken::new();
     let tls = match config.peers.tls.is_set() {
         true => Some(Arc::new(Tls::start(&config.peers.tls, close.clone())?)),
         false => None,
     };
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("binding peers.listen {listen}"))?;
     let address = listener.local_addr()?;
-    let node = config.node_name();
-    let rank: Arc<str> = match (config.peers.advertise.as_str(), address.ip().is_unspecified()) {
-        ("", false) => address.to_string().into(),
-        ("", true) => format!("{node}:{}", address.port()).into(),
-        (advertise, _) => advertise.into(),
-    };
     let edges = subscriptions.iter().zip(0..).map(|((name, handle), index)| {
         let of = &config.subscriptions[name];
         let settings = EdgeSettings {
@@ -166,7 +196,7 @@ pub(crate) async fn start(
     let shared = Arc::new(Shared {
         times: Times { ping_interval: config.peers.ping_interval, timeout: config.peers.timeout },
         config: config.peers.clone(),
-        node,
+        node: config.node_name(),
         address: rank,
         tls: tls.clone(),
         refusals: Arc::default(),
@@ -176,6 +206,8 @@ pub(crate) async fn start(
         sessions: sessions.clone(),
         peers: Mutex::default(),
         resolved: Mutex::default(),
+        heard: Heard::default(),
+        look: Notify::new(),
         status,
         draining: AtomicBool::new(false),
     });
@@ -205,8 +237,9 @@ pub(crate) async fn start(
     });
     tokio::spawn(tell_status(shared.clone(), news.clone(), status_sender, close.clone()));
     tokio::spawn(dial::run(shared.clone(), close.clone()));
+    tokio::spawn(close.clone().run_until_cancelled_owned(found::follow_groups(shared.clone(), group)));
     tracing::info!(%address, advertised = &*shared.address, encrypted = shared.tls.is_some(), "peers may connect");
-    Ok(Some(Arc::new(Cluster { shared, news, close, address })))
+    Ok(Arc::new(Cluster { shared, news, close, address }))
 }
 
 /// Keeps what peers are told up to date.
@@ -254,6 +287,7 @@ impl Shared {
                 streams: edge.counts.streams.load(Ordering::Relaxed),
                 idle_room: edge.counts.idle_room.load(Ordering::Relaxed),
                 member: owned.member,
+                policy: edge.handle.policy_hash,
             }
         };
         let draining = self.draining.load(Ordering::Acquire);
@@ -282,6 +316,7 @@ impl Shared {
             since: Instant::now().checked_sub(Duration::from_millis(hello.age_ms)).unwrap_or(self.started),
             channel: link.channel.clone(),
             over: link.conn.over.clone(),
+            policies: Policies::default(),
         });
         peers.up.insert(hello.instance, peer.clone());
         Some(peer)
@@ -331,6 +366,12 @@ impl Cluster {
         self.shared.refusals.counts()
     }
 
+    /// Of each subscription: peers with another policy, and members of the group that are no peers.
+    pub(crate) fn disagreements(&self) -> impl Iterator<Item = (&str, usize, usize)> {
+        let names = self.shared.edges.keys();
+        names.map(|name| (name.as_str(), self.shared.other_policies(name), self.shared.unconnected(name)))
+    }
+
     /// What the files of `peers.tls` have come to; `None`: there are none.
     pub(crate) fn tls_reloads(&self) -> Option<&Reloads> {
         self.shared.tls.as_ref().map(|tls| tls.reloads())
@@ -352,61 +393,4 @@ impl Cluster {
     pub(crate) fn close(&self) {
         self.close.cancel();
     }
-
-    /// Settles leases of a session that may have been any node's.
-    pub(crate) async fn settle(&self, token: &str, settlements: Settlements) -> Result<Vec<v1::Rejection>, Error> {
-        let mut rest = settlements;
-        let mut parts = Vec::new();
-        for edge in self.shared.edges.values() {
-            let (routed, nobody) = edge.route(token, rest).await?;
-            rest = nobody;
-            parts.extend(routed.into_iter().map(|(owner, part)| self.settle_at(owner, edge, token, part)));
-            if rest.settlements.is_empty() {
-                break;
-            }
-        }
-        let mut rejections: Vec<v1::Rejection> = join_all(parts).await.into_iter().flatten().collect();
-        // Of an epoch that lives nowhere as far as this node knows.
-        let stale = all_not_held(rest).into_iter().map(stale);
-        rejections.extend(stale.map(encode::rejection));
-        Ok(rejections)
-    }
-
-    async fn settle_at(&self, owner: OwnerId, edge: &EdgeHandle, token: &str, part: Settlements) -> Vec<v1::Rejection> {
-        if owner == OwnerId::SELF {
-            let found = self.shared.sessions.get(token).map(|entry| entry.value().1);
-            let Some(session) = found else { return all_not_held(part).into_iter().map(encode::rejection).collect() };
-            let settled = edge.handle.settle(session, part.clone()).await;
-            return settled.unwrap_or_else(|_| unanswered(part)).into_iter().map(encode::rejection).collect();
-        }
-        let Some(peer) = self.shared.peer(owner) else {
-            return unanswered(part).into_iter().map(encode::rejection).collect();
-        };
-        let request = SettleRequest {
-            token: token.to_owned(),
-            durable: part.durable,
-            seen: part.seen,
-            settlements: part.settlements.iter().cloned().map(wire::settlement).collect(),
-        };
-        let mut client = link::client(peer.channel.clone());
-        // What is durable may wait for Kafka for long, but not for a peer that is gone.
-        let answer = tokio::select! {
-            answer = client.settle(request) => answer.ok(),
-            () = peer.over.cancelled() => None,
-        };
-        match answer {
-            Some(answer) => answer.into_inner().rejections,
-            None => unanswered(part).into_iter().map(encode::rejection).collect(),
-        }
-    }
-}
-
-/// The owner did not answer: what it was asked to settle may be stored or not.
-fn unanswered(part: Settlements) -> Vec<Rejection> {
-    all_not_held(part).into_iter().map(stale).collect()
-}
-
-fn stale(rejection: Rejection) -> Rejection {
-    let reason = if rejection.reason == RejectReason::Invalid { rejection.reason } else { RejectReason::StaleEpoch };
-    Rejection { reason, ..rejection }
 }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::found::HeardFrom;
 use super::{Shared, wire};
 use crate::error::Error;
 use crate::services::place;
@@ -52,6 +53,8 @@ struct Reader {
     control: mpsc::UnboundedSender<Option<ToEdge>>,
     ended: mpsc::UnboundedReceiver<u64>,
     edge: String,
+    /// It said where it is found.
+    heard: Option<HeardFrom>,
 }
 
 // === impl Owner ===
@@ -84,6 +87,7 @@ impl RelayService for Owner {
             control: control_sender,
             ended,
             edge: String::new(),
+            heard: None,
         };
         tokio::spawn(reader.run());
         Ok(Response::new(Responses { frames, control, ended: ended_sender }))
@@ -173,6 +177,9 @@ impl Reader {
             Err(_) => return Err("it said nothing".to_owned()),
         };
         self.edge = hello.node;
+        if hello.control && hello.instance != self.shared.instance {
+            self.heard = HeardFrom::new(self.shared.clone(), &hello.address);
+        }
         let _ = self.control.send(Some(ToEdge::Hello(self.shared.hello())));
         Ok(hello.control)
     }

@@ -53,6 +53,7 @@ impl Shared {
             delivered_relayed: edge.counts.delivered_relayed.load(Ordering::Relaxed),
             member,
             blocked,
+            policy: edge.handle.policy_hash,
         })
     }
 }
@@ -125,6 +126,7 @@ impl View {
             streams: count(view.consumers.len()),
             delivered_local: view.delivered_local,
             delivered_relayed: view.delivered_relayed,
+            policy: format!("{:08x}", view.policy),
         };
         self.nodes.iter().map(node).collect()
     }

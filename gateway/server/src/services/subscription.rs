@@ -209,6 +209,7 @@ impl SubscriptionService for Subscriptions {
             streams: count(snapshot.sessions.iter().filter(|session| session.live.is_some()).count()),
             delivered_local: snapshot.stats.delivered,
             delivered_relayed: 0,
+            policy: format!("{:08x}", handle.policy_hash),
         };
         Ok(Response::new(pb::ListNodesResponse { nodes: vec![alone] }))
     }

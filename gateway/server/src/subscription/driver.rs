@@ -10,6 +10,7 @@ use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::group;
 use super::letters::{LetterEnd, Letters};
 use super::membership::{Member, Membership, Step};
 use super::owned::Publisher;
@@ -72,7 +73,16 @@ pub(super) struct Driver {
     changed: Arc<Notify>,
     /// `None`: the node is alone.
     owned: Option<Publisher>,
+    pub(super) group: group::Watch,
     last_turn: Millis,
+}
+
+/// Where others read what the driver knows.
+pub(super) struct Told {
+    pub(super) state: watch::Sender<State>,
+    /// `None`: the node is alone.
+    pub(super) owned: Option<Publisher>,
+    pub(super) group: group::Watch,
 }
 
 enum Event {
@@ -91,10 +101,10 @@ impl Driver {
         kafka: KafkaPort,
         requests: mpsc::UnboundedReceiver<Request>,
         registry: Arc<SessionRegistry>,
-        state: watch::Sender<State>,
         changed: Arc<Notify>,
-        owned: Option<Publisher>,
+        told: Told,
     ) -> Self {
+        let Told { state, owned, group } = told;
         let now = clock::now();
         Self {
             engine: Engine::new(settings.policy.clone(), crate::random::number()),
@@ -126,6 +136,7 @@ impl Driver {
             state,
             changed,
             owned,
+            group,
             last_turn: now,
         }
     }

@@ -6,6 +6,7 @@
 pub(crate) mod clock;
 mod driver;
 mod events;
+mod group;
 mod letters;
 mod membership;
 mod outputs;
@@ -28,6 +29,7 @@ use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::session::{Link, Profile};
+pub(crate) use group::{Group, Kind, Mark};
 pub(crate) use letters::DeadLetters;
 pub(crate) use membership::Membership;
 pub(crate) use owned::{Owned, OwnedPartition};
@@ -46,6 +48,8 @@ pub(crate) type SessionRegistry = DashMap<Arc<str>, (Arc<str>, SessionId)>;
 pub(crate) struct Settings {
     pub(crate) name: Arc<str>,
     pub(crate) policy: Policy,
+    /// See `SubscriptionConfig::policy_hash`.
+    pub(crate) policy_hash: u32,
     pub(crate) session_timeout: Duration,
     /// A node that was away for this long has lost its partitions, whatever it thinks.
     pub(crate) kafka_session_timeout: Duration,
@@ -60,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) dead_letters: Option<DeadLetters>,
     /// Told when what the subscription owns has changed; `None`: the node is alone.
     pub(crate) news: Option<Arc<Notify>>,
+    /// Told when the group has other members; `None`: the node is alone.
+    pub(crate) group_news: Option<Arc<Notify>>,
 }
 
 /// The Kafka threads, as the driver sees them: a closure, so that tests need no broker.
@@ -171,12 +177,15 @@ pub(crate) struct Counts {
 pub(crate) struct Handle {
     pub(crate) name: Arc<str>,
     pub(crate) policy: Policy,
+    /// What nodes must agree on.
+    pub(crate) policy_hash: u32,
     pub(crate) session_timeout: Duration,
     requests: mpsc::UnboundedSender<Request>,
     /// In a cluster: who takes what clients' streams ask for.
     front: OnceLock<mpsc::UnboundedSender<Request>>,
     state: watch::Receiver<State>,
     owned: watch::Receiver<Arc<Owned>>,
+    group: watch::Receiver<Arc<Group>>,
 }
 
 pub(crate) use seek::Targets;
@@ -198,17 +207,24 @@ pub(crate) fn start(
     };
     let (state_sender, state) = watch::channel(first);
     let (owned_sender, owned) = watch::channel(Arc::new(Owned::default()));
+    let (group_sender, group) = watch::channel(Arc::default());
     let handle = Arc::new(Handle {
         name: settings.name.clone(),
         policy: settings.policy.clone(),
+        policy_hash: settings.policy_hash,
         session_timeout: settings.session_timeout,
         requests,
         front: OnceLock::new(),
         state,
         owned,
+        group,
     });
-    let publisher = settings.news.clone().map(|news| owned::Publisher::new(owned_sender, news));
-    tokio::spawn(driver::Driver::new(settings, kafka, inbox, sessions, state_sender, changed, publisher).run());
+    let told = driver::Told {
+        state: state_sender,
+        owned: settings.news.clone().map(|news| owned::Publisher::new(owned_sender, news)),
+        group: group::Watch::new(settings.policy_hash, group_sender, settings.group_news.clone()),
+    };
+    tokio::spawn(driver::Driver::new(settings, kafka, inbox, sessions, changed, told).run());
     handle
 }
 
@@ -235,6 +251,11 @@ impl Handle {
     /// What the subscription owns on this node. Changes only in a cluster.
     pub(crate) fn owned(&self) -> watch::Receiver<Arc<Owned>> {
         self.owned.clone()
+    }
+
+    /// Who is in the Kafka group, as it was described last. Empty where nobody is, or nobody looks.
+    pub(crate) fn group(&self) -> Arc<Group> {
+        self.group.borrow().clone()
     }
 
     /// Never waits. A driver that has ended drops it.

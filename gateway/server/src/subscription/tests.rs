@@ -37,6 +37,7 @@ fn settings(leave_delay: Option<Duration>) -> Settings {
     Settings {
         name: "orders".into(),
         policy: Policy::default(),
+        policy_hash: 0,
         session_timeout: Duration::from_secs(30),
         kafka_session_timeout: Duration::from_secs(10),
         revoke_grace: Duration::from_secs(5),
@@ -45,6 +46,7 @@ fn settings(leave_delay: Option<Duration>) -> Settings {
         stuck_after_ms: 300_000,
         dead_letters: None,
         news: None,
+        group_news: None,
     }
 }
 
