@@ -22,17 +22,17 @@ const NULL_KEYS: u64 = 5;
 
 /// Numbers by a seed, which the test prints: `SLUICE_SEED` runs one again.
 #[derive(Debug)]
-struct Dice(AtomicU64);
+pub(crate) struct Dice(AtomicU64);
 
 impl Dice {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let chosen = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = chosen.unwrap_or_else(|| u64::try_from(sluice_tests::history::now_ms()).unwrap_or(1));
         println!("SLUICE_SEED={seed}");
         Arc::new(Self(AtomicU64::new(seed)))
     }
 
-    fn roll(&self, below: u64) -> u64 {
+    pub(crate) fn roll(&self, below: u64) -> u64 {
         let state = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         let mut z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -56,7 +56,7 @@ impl Dice {
     }
 }
 
-fn keyed(dice: &Dice, count: usize) -> Vec<NewRecord> {
+pub(crate) fn keyed(dice: &Dice, count: usize) -> Vec<NewRecord> {
     let of = |n: usize| {
         let key = dice.key();
         let partition = key.as_ref().map_or(n, |key| key.bytes().map(usize::from).sum());
@@ -71,7 +71,11 @@ fn keyed(dice: &Dice, count: usize) -> Vec<NewRecord> {
 }
 
 /// Now and then a client fails a record, dies, or forgets one.
-fn clumsy(dice: &Arc<Dice>, deaths: usize, forgotten: usize) -> impl Fn(&Lease) -> Act + Send + Sync + 'static {
+pub(crate) fn clumsy(
+    dice: &Arc<Dice>,
+    deaths: usize,
+    forgotten: usize,
+) -> impl Fn(&Lease) -> Act + Send + Sync + 'static {
     let dice = Arc::clone(dice);
     let (deaths, forgotten) = (AtomicUsize::new(deaths), AtomicUsize::new(forgotten));
     let once_more =
@@ -84,11 +88,11 @@ fn clumsy(dice: &Arc<Dice>, deaths: usize, forgotten: usize) -> impl Fn(&Lease) 
     }
 }
 
-const LINES: [&str; 3] =
+pub(crate) const LINES: [&str; 3] =
     ["ordering = \"key\"", "ack_timeout = \"2s\"", "retry = { initial_backoff = \"50ms\", max_attempts = 50 }"];
 
 /// All is acked, committed, and each key's history is in order.
-async fn ends_well(kafka: &Kafka, group: &str, topic: &str, history: &History, produced: &[Produced]) {
+pub(crate) async fn ends_well(kafka: &Kafka, group: &str, topic: &str, history: &History, produced: &[Produced]) {
     reaches("all are acked", produced.len(), || history.acked_of(produced)).await;
     committed_to_the_end(kafka, group, topic).await;
     history.check_no_loss(produced);

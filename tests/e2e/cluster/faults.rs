@@ -4,43 +4,67 @@ use std::time::{Duration, Instant};
 
 use sluice_proto::v1::{RejectReason, Subscribe};
 use sluice_tests::wire::{Wire, ack, subscribe};
-use sluice_tests::{Crew, History, SOON, broker, eventually, unique};
+use sluice_tests::{Cluster, Crew, Fault, History, SOON, broker, crew, eventually, unique};
 
-use super::{cluster, others};
+use super::{cluster, ends_well, others};
 use crate::{committed_to_the_end, has_committed, reaches};
+
+/// Three nodes with one partition, which somebody owns as a client is there. The other two are edges.
+struct OneOwner {
+    topic: String,
+    group: String,
+    cluster: Cluster,
+    owner: usize,
+    edges: Vec<usize>,
+    /// Takes no record.
+    _first: Wire,
+}
+
+async fn one_owner(name: &str, lines: &[&str]) -> OneOwner {
+    let (topic, group) = (broker().topic(name, 1), unique(name));
+    let cluster = cluster(3, &group, &topic, lines).await;
+    let first = Wire::subscribe(&cluster.nodes[0], &group, 0).await;
+    let owner = cluster.owners(&group, 1).await[0];
+    OneOwner { topic, group, owner, edges: others(3, owner), cluster, _first: first }
+}
+
+/// A crew at work on three nodes.
+struct AtWork {
+    topic: String,
+    group: String,
+    cluster: Cluster,
+    history: History,
+    crew: crew::AtWork,
+}
+
+async fn at_work(name: &str, partitions: i32, window: i32, work: Duration, sessions: usize) -> AtWork {
+    let (topic, group) = (broker().topic(name, partitions), unique(name));
+    let cluster = cluster(3, &group, &topic, &[]).await;
+    let history = History::default();
+    let crew = Crew::by(&cluster.address(), &group, &history).window(window).work(work).start(sessions);
+    AtWork { topic, group, cluster, history, crew }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_is_killed_under_load_loses_nothing() {
     let kafka = broker();
-    let topic = kafka.topic("owner-dies", 4);
-    let group = unique("owner-dies");
-    let mut cluster = cluster(3, &group, &topic, &[]).await;
-    let history = History::default();
-    let crew = Crew::by(&cluster.address(), &group, &history).window(20).work(Duration::from_millis(10)).start(12);
+    let scene = at_work("owner-dies", 4, 20, Duration::from_millis(10), 12).await;
+    let AtWork { topic, group, mut cluster, history, crew } = scene;
     let dies = cluster.owners(&group, 4).await[0];
     let produced = kafka.fill(&topic, 4, 8_000, 64);
     reaches("work goes on", 2_000, || history.acked_of(&produced)).await;
     has_committed(kafka, &group, &topic, 4).await;
     cluster.lead_to(&others(3, dies));
-    cluster.nodes[dies].kill();
-    reaches("all are acked", produced.len(), || history.acked_of(&produced)).await;
-    committed_to_the_end(kafka, &group, &topic).await;
-    history.check_no_loss(&produced);
-    history.check_one_holder();
-    history.check_commits(kafka, &group, &produced);
+    let fault = Fault::during(|| cluster.nodes[dies].kill());
+    ends_well(kafka, &group, &topic, &history, &produced, &[fault]).await;
     crew.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_of_an_edge_that_is_killed_are_with_others_within_a_second() {
     let kafka = broker();
-    let topic = kafka.topic("edge-dies", 1);
-    let group = unique("edge-dies");
-    let mut cluster = cluster(3, &group, &topic, &[]).await;
-    // Somebody must be there, or nobody owns anything.
-    let first = Wire::subscribe(&cluster.nodes[0], &group, 0).await;
-    let owner = cluster.owners(&group, 1).await[0];
-    let edges = others(3, owner);
+    let scene = one_owner("edge-dies", &[]).await;
+    let OneOwner { topic, group, mut cluster, owner: _, edges, _first } = scene;
     let mut dies = Wire::subscribe(&cluster.nodes[edges[0]], &group, 20).await;
     kafka.fill(&topic, 1, 20, 32);
     let held = dies.records(20).await;
@@ -54,18 +78,13 @@ async fn leases_of_an_edge_that_is_killed_are_with_others_within_a_second() {
     let offsets = |leases: &[sluice_tests::Lease]| leases.iter().map(|lease| lease.offset).collect::<Vec<_>>();
     assert_eq!(offsets(&again), offsets(&held));
     assert!(again.iter().all(|lease| lease.attempts == 0), "it is nobody's fault");
-    drop(first);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_of_an_edge_that_is_killed_resumes_through_another_node() {
     let kafka = broker();
-    let topic = kafka.topic("resumes", 1);
-    let group = unique("resumes");
-    let mut cluster = cluster(3, &group, &topic, &["resume_timeout = \"10s\""]).await;
-    let keeps = Wire::subscribe(&cluster.nodes[0], &group, 0).await;
-    let owner = cluster.owners(&group, 1).await[0];
-    let edges = others(3, owner);
+    let scene = one_owner("resumes", &["resume_timeout = \"10s\""]).await;
+    let OneOwner { topic, group, mut cluster, owner, edges, _first } = scene;
     let first = Subscribe { consumer_id: "c".to_owned(), ..subscribe(&group, 20) };
     let mut dies = Wire::connect(&cluster.nodes[edges[0]], first.clone()).await;
     kafka.fill(&topic, 1, 20, 32);
@@ -96,18 +115,13 @@ async fn a_consumer_of_an_edge_that_is_killed_resumes_through_another_node() {
     assert!(rest.iter().all(|lease| lease.sequence > seen), "numbers go on");
     lives.ack(&rest);
     committed_to_the_end(kafka, &group, &topic).await;
-    drop(keeps);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_behind_a_link_that_goes_dark_are_with_others_after_the_peers_timeout() {
     let kafka = broker();
-    let topic = kafka.topic("dark", 1);
-    let group = unique("dark");
-    let cluster = cluster(3, &group, &topic, &[]).await;
-    let keeps = Wire::subscribe(&cluster.nodes[0], &group, 0).await;
-    let owner = cluster.owners(&group, 1).await[0];
-    let edges = others(3, owner);
+    let scene = one_owner("dark", &[]).await;
+    let OneOwner { topic, group, cluster, owner, edges, _first } = scene;
     let mut far = Wire::subscribe(&cluster.nodes[edges[0]], &group, 20).await;
     let mut other = Wire::subscribe(&cluster.nodes[edges[1]], &group, 0).await;
     kafka.fill(&topic, 1, 20, 32);
@@ -131,18 +145,13 @@ async fn leases_behind_a_link_that_goes_dark_are_with_others_after_the_peers_tim
     let records = far.records(10).await;
     far.ack(&records);
     committed_to_the_end(kafka, &group, &topic).await;
-    drop(keeps);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_as_durable_by_another_node_never_comes_again() {
     let kafka = broker();
-    let topic = kafka.topic("durable-far", 1);
-    let group = unique("durable-far");
-    let mut cluster = cluster(3, &group, &topic, &[]).await;
-    let keeps = Wire::subscribe(&cluster.nodes[0], &group, 0).await;
-    let owner = cluster.owners(&group, 1).await[0];
-    let edges = others(3, owner);
+    let scene = one_owner("durable-far", &[]).await;
+    let OneOwner { topic, group, mut cluster, owner, edges, _first } = scene;
     let mut wire = Wire::subscribe(&cluster.nodes[edges[0]], &group, 100).await;
     kafka.fill(&topic, 1, 100, 32);
     let held = wire.records(100).await;
@@ -164,29 +173,21 @@ async fn what_was_answered_as_durable_by_another_node_never_comes_again() {
     })
     .await;
     assert!(wire.inbox.is_empty());
-    drop(keeps);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn links_that_are_cut_again_and_again_lose_nothing_and_nobody_starves() {
     let kafka = broker();
-    let topic = kafka.topic("flapping", 3);
-    let group = unique("flapping");
-    let cluster = cluster(3, &group, &topic, &[]).await;
-    let history = History::default();
-    let crew = Crew::by(&cluster.address(), &group, &history).window(10).work(Duration::from_millis(5)).start(9);
+    let AtWork { topic, group, cluster, history, crew } = at_work("flapping", 3, 10, Duration::from_millis(5), 9).await;
     cluster.spread(&group, 3, 3).await;
     let produced = kafka.fill(&topic, 3, 6_000, 64);
     // Each of the six ways in turn, while there is work.
+    let mut faults = Vec::new();
     for round in 1..=12_usize {
         reaches("work goes on", round * produced.len() / 16, || history.acked_of(&produced)).await;
         let (from, step) = (round % 3, 1 + round % 2);
-        cluster.way(from, (from + step) % 3).cut();
+        faults.push(Fault::during(|| cluster.way(from, (from + step) % 3).cut()));
     }
-    reaches("all are acked", produced.len(), || history.acked_of(&produced)).await;
-    committed_to_the_end(kafka, &group, &topic).await;
-    history.check_no_loss(&produced);
-    history.check_one_holder();
-    history.check_commits(kafka, &group, &produced);
+    ends_well(kafka, &group, &topic, &history, &produced, &faults).await;
     crew.stop().await;
 }

@@ -75,7 +75,7 @@ async fn nodes_with_different_policies_warn_of_each_other() {
         let topic = broker().topic("disagree", 2);
         let group = unique("disagree");
         let other = config(&group, &topic, protocol, &["retry = { max_attempts = 7 }"]);
-        let cluster = Cluster::start_each(&[config(&group, &topic, protocol, &[]), other]).await;
+        let cluster = Cluster::of(&[config(&group, &topic, protocol, &[]), other]).await;
         cluster.knows(1).await;
         // Peers say it though nobody is in the group.
         for node in &cluster.nodes {
@@ -109,7 +109,7 @@ async fn nodes_of_one_policy_warn_of_nothing() {
     let group = unique("agree");
     // What is a node's own matter, and topics in another order, are no disagreement.
     let other = config(&group, &topic, "classic", &["commit_interval = \"100ms\"", "leave_delay = \"20s\""]);
-    let cluster = Cluster::start_each(&[config(&group, &topic, "classic", &[]), other]).await;
+    let cluster = Cluster::of(&[config(&group, &topic, "classic", &[]), other]).await;
     cluster.knows(1).await;
     let _one = Wire::subscribe(&cluster.nodes[0], &group, 10).await;
     cluster.spread(&group, 2, 2).await;

@@ -75,7 +75,7 @@ async fn three_nodes_relay_over_mutual_tls() {
     let authority = Authority::new("nodes");
     let configs: Vec<GatewayConfig> =
         (0..3).map(|_| config(Some(&PeerFiles::new(&authority, NODE)), &group, &topic)).collect();
-    let cluster = Cluster::start_each(&configs).await;
+    let cluster = Cluster::of(&configs).await;
     cluster.knows(2).await;
     let history = History::default();
     let mut wire = Wire::subscribe(&cluster.nodes[0], &group, 10).await.recorded(&history);
@@ -118,7 +118,7 @@ async fn who_is_no_peer_gets_no_session_and_hears_nothing() {
         stranger(&of_another_ca),
         stranger(&of_another_name),
     ];
-    let cluster = Cluster::start_each(&configs).await;
+    let cluster = Cluster::of(&configs).await;
     let [good, strangers @ ..] = &cluster.nodes[..] else { panic!("three nodes") };
     let mut wires = Vec::new();
     for stranger in strangers {
@@ -170,7 +170,7 @@ async fn a_plain_node_and_one_with_tls_refuse_each_other_and_serve_their_own_cli
     let group = unique("mixed");
     let files = PeerFiles::new(&Authority::new("nodes"), NODE);
     let configs = [config(Some(&files), &group, &topic), config(None, &group, &topic)];
-    let cluster = Cluster::start_each(&configs).await;
+    let cluster = Cluster::of(&configs).await;
     let (with_tls, plain) = (&cluster.nodes[0], &cluster.nodes[1]);
     for side in ["accepted", "dialed"] {
         refuses(with_tls, &format!("side=\"{side}\",reason=\"plain\"")).await;
@@ -199,7 +199,7 @@ async fn certificates_are_replaced_while_records_flow() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let files: Vec<PeerFiles> = (0..3).map(|_| PeerFiles::new(&old, NODE)).collect();
     let configs: Vec<GatewayConfig> = files.iter().map(|files| config(Some(files), &group, &topic)).collect();
-    let cluster = Cluster::start_each(&configs).await;
+    let cluster = Cluster::of(&configs).await;
     cluster.knows(2).await;
     let history = History::default();
     let crew = Crew::by(&cluster.address(), &group, &history).window(20).start(6);

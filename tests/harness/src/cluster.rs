@@ -34,11 +34,11 @@ struct Balancer {
 impl Cluster {
     /// So many nodes of this configuration. One that is started again has its addresses.
     pub async fn start(config: &GatewayConfig, count: usize) -> Self {
-        Self::start_each(&vec![config.clone(); count]).await
+        Self::of(&vec![config.clone(); count]).await
     }
 
     /// A node of each configuration.
-    pub async fn start_each(configs: &[GatewayConfig]) -> Self {
+    pub async fn of(configs: &[GatewayConfig]) -> Self {
         let count = configs.len();
         // Nodes must know each other's before they start.
         let ports = scratch::free_ports(count);
@@ -49,7 +49,7 @@ impl Cluster {
                 ways.insert((from, to), Way::to(&format!("127.0.0.1:{}", ports[to])).await);
             }
         }
-        let nodes = (0..count).map(|at| {
+        let nodes = configs.iter().enumerate().map(|(at, config)| {
             let addresses: Vec<String> = ways
                 .iter()
                 .filter(|((from, _), _)| *from == at)
@@ -95,6 +95,12 @@ impl Cluster {
         self.way(other, one).set_dark(dark);
     }
 
+    /// Of what one node sends another, nothing gets through, or everything does again: whoever dialed.
+    pub fn set_dark_one_way(&self, from: usize, to: usize, dark: bool) {
+        self.way(from, to).set_dark_to(dark);
+        self.way(to, from).set_dark_from(dark);
+    }
+
     /// Waits until each node has so many peers.
     pub async fn knows(&self, peers: usize) {
         for node in &self.nodes {
@@ -113,13 +119,34 @@ impl Cluster {
 
     /// The same, once so many nodes own some of them. The group's first member has all of them for a while.
     pub async fn spread(&self, subscription: &str, partitions: usize, nodes: usize) -> Vec<usize> {
-        let live = self.nodes.iter().find(|node| node.is_running()).expect("a node runs");
+        let asked = self.nodes.iter().position(Gateway::is_running).expect("a node runs");
+        self.owned(asked, subscription, partitions, |owners| owners.len() >= nodes).await
+    }
+
+    /// The same, asked by way of this node, once only these own anything.
+    pub async fn owned_by(&self, nodes: &[usize], subscription: &str, partitions: usize) -> Vec<usize> {
+        let all = |owners: &BTreeSet<usize>| owners.iter().all(|owner| nodes.contains(owner));
+        self.owned(nodes[0], subscription, partitions, all).await
+    }
+
+    async fn owned(
+        &self,
+        asked: usize,
+        subscription: &str,
+        partitions: usize,
+        is_it: impl Fn(&BTreeSet<usize>) -> bool,
+    ) -> Vec<usize> {
         eventually("all partitions are owned", SOON, async || {
-            let seen: Vec<Partition> = live.partitions(subscription).await;
+            let seen: Vec<Partition> = self.nodes[asked].partitions(subscription).await;
             let owners: Vec<usize> =
                 seen.iter().filter_map(|one| one.node.strip_prefix("node-")?.parse().ok()).collect();
-            let different = owners.iter().collect::<BTreeSet<_>>().len();
-            if owners.len() == partitions && different >= nodes { Ok(owners) } else { Err(owners) }
+            let known: BTreeSet<_> = seen.iter().map(|one| (&one.topic, one.partition)).collect();
+            let different = owners.iter().copied().collect();
+            if owners.len() == partitions && known.len() == partitions && is_it(&different) {
+                Ok(owners)
+            } else {
+                Err(owners)
+            }
         })
         .await
     }

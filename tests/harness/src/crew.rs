@@ -1,7 +1,8 @@
 //! Sessions that ack all they are dealt, on tasks of their own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -35,6 +36,7 @@ pub struct Crew {
     subscription: String,
     window: i32,
     work: Duration,
+    at_once: bool,
     history: History,
     habit: Habit,
 }
@@ -61,6 +63,7 @@ impl Crew {
             subscription: subscription.to_owned(),
             window: 100,
             work: Duration::ZERO,
+            at_once: false,
             history: history.clone(),
             habit: Arc::new(|_| Act::Ack),
         }
@@ -84,6 +87,13 @@ impl Crew {
     #[must_use]
     pub fn work(mut self, work: Duration) -> Self {
         self.work = work;
+        self
+    }
+
+    /// With this long for each record, and all that the window lets in worked at once.
+    #[must_use]
+    pub fn work_at_once(mut self, work: Duration) -> Self {
+        (self.work, self.at_once) = (work, true);
         self
     }
 
@@ -123,11 +133,19 @@ impl Crew {
 
     /// Until its stream ends, the gateway drains it, or the crew stops.
     async fn session(&self, wire: &mut Wire, stopped: &watch::Receiver<bool>) {
+        let mut at_work: VecDeque<(Instant, Lease)> = VecDeque::new();
         loop {
-            let seen = wire.read(Duration::from_millis(100)).await;
-            let batch: Vec<Lease> = wire.inbox.drain(..).collect();
+            let next = at_work.front().map(|(done, _)| done.saturating_duration_since(Instant::now()));
+            let patience = Duration::from_millis(100);
+            let seen = wire.read(next.map_or(patience, |next| next.min(patience))).await;
+            let mut batch: Vec<Lease> = wire.inbox.drain(..).collect();
+            if self.at_once {
+                at_work.extend(batch.drain(..).map(|lease| (Instant::now() + self.work, lease)));
+                let done = at_work.partition_point(|(done, _)| *done <= Instant::now());
+                batch.extend(at_work.drain(..done).map(|(_, lease)| lease));
+            }
             if !batch.is_empty() {
-                if !self.work.is_zero() {
+                if !self.work.is_zero() && !self.at_once {
                     tokio::time::sleep(self.work).await;
                 }
                 if !self.settle(wire, &batch) {

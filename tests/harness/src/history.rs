@@ -8,6 +8,8 @@ use bytes::Bytes;
 use sluice_proto::v1::Leases;
 use sluice_proto::v1::settlement::Outcome;
 
+use crate::causes::{self, Fault};
+use crate::holders;
 use crate::kafka::client::{Kafka, Produced};
 use crate::lanes::{self, Lane, Step};
 use crate::wire::{Lease, LeaseName};
@@ -29,13 +31,16 @@ struct Inner {
     keys: BTreeMap<Place, Option<Bytes>>,
 }
 
+/// What a session saw or did, in the order in which all of them did.
 #[derive(Debug)]
-enum Event {
-    Delivered(u64, LeaseName),
+pub(crate) enum Event {
+    /// And when, in milliseconds of the wall clock.
+    Delivered(u64, LeaseName, u128),
     /// And whether the record is done by it.
     Settled(u64, LeaseName, bool),
     Revoked(u64, Leases),
-    Ended(u64),
+    /// And whether its stream ended OK.
+    Ended(u64, bool),
 }
 
 impl History {
@@ -53,7 +58,7 @@ impl History {
         let place = (lease.topic.to_string(), lease.partition, lease.offset);
         let mut inner = self.inner();
         inner.keys.entry(place).or_insert_with(|| lease.key.clone());
-        inner.events.push(Event::Delivered(session, lease.name()));
+        inner.events.push(Event::Delivered(session, lease.name(), now_ms()));
     }
 
     pub(crate) fn settled(&self, session: u64, leases: &[Lease], outcome: &Outcome) {
@@ -76,8 +81,50 @@ impl History {
         self.inner().events.push(Event::Revoked(session, leases.clone()));
     }
 
-    pub(crate) fn ended(&self, session: u64) {
-        self.inner().events.push(Event::Ended(session));
+    pub(crate) fn ended(&self, session: u64, well: bool) {
+        self.inner().events.push(Event::Ended(session, well));
+    }
+
+    /// A moment in it: how much has happened so far.
+    #[must_use]
+    pub fn moment(&self) -> usize {
+        self.inner().events.len()
+    }
+
+    /// How many records each session has done since a moment.
+    #[must_use]
+    pub fn done_since(&self, moment: usize) -> BTreeMap<u64, usize> {
+        let mut done = BTreeMap::new();
+        for event in &self.inner().events[moment..] {
+            if let Event::Settled(session, _, true) = event {
+                *done.entry(*session).or_default() += 1;
+            }
+        }
+        done
+    }
+
+    /// Of which partitions each session has done something since a moment.
+    #[must_use]
+    pub fn worked_since(&self, moment: usize) -> BTreeMap<u64, BTreeSet<i32>> {
+        let mut worked: BTreeMap<_, BTreeSet<i32>> = BTreeMap::new();
+        for event in &self.inner().events[moment..] {
+            if let Event::Settled(session, (_, partition, _, _), true) = event {
+                worked.entry(*session).or_default().insert(*partition);
+            }
+        }
+        worked
+    }
+
+    /// The epochs of each partition in which anything was dealt.
+    #[must_use]
+    pub fn epochs(&self) -> BTreeMap<(String, i32), BTreeSet<i64>> {
+        let mut epochs: BTreeMap<_, BTreeSet<i64>> = BTreeMap::new();
+        for event in &self.inner().events {
+            if let Event::Delivered(_, (topic, partition, epoch, _), _) = event {
+                epochs.entry((topic.to_string(), *partition)).or_default().insert(*epoch);
+            }
+        }
+        epochs
     }
 
     /// How many records were acked.
@@ -104,7 +151,7 @@ impl History {
     pub fn deliveries(&self) -> BTreeMap<Place, usize> {
         let mut count = BTreeMap::new();
         for event in &self.inner().events {
-            if let Event::Delivered(_, (topic, partition, _, offset)) = event {
+            if let Event::Delivered(_, (topic, partition, _, offset), _) = event {
                 *count.entry((topic.to_string(), *partition, *offset)).or_default() += 1;
             }
         }
@@ -123,14 +170,14 @@ impl History {
         let mut held = BTreeSet::new();
         for event in &self.inner().events {
             match event {
-                Event::Delivered(session, name) => {
+                Event::Delivered(session, name, _) => {
                     held.insert((*session, name.clone()));
                 }
                 Event::Settled(session, name, _) => {
                     held.remove(&(*session, name.clone()));
                 }
                 Event::Revoked(session, leases) => held.retain(|(one, name)| one != session || !covers(leases, name)),
-                Event::Ended(session) => held.retain(|(one, _)| one != session),
+                Event::Ended(session, _) => held.retain(|(one, _)| one != session),
             }
         }
         held.len()
@@ -196,9 +243,9 @@ impl History {
         let (mut had, mut story) = (BTreeSet::new(), format!("{}/{}:", place.1, place.2));
         for (at, event) in self.inner().events.iter().enumerate() {
             let what = match event {
-                Event::Delivered(session, name) if is_this(name) => {
+                Event::Delivered(session, name, at) if is_this(name) => {
                     had.insert(*session);
-                    format!("dealt to {session} in epoch {:x}", name.2)
+                    format!("dealt to {session} in epoch {:x} at {at} ms", name.2)
                 }
                 Event::Settled(session, name, done) if is_this(name) => format!("settled by {session}, done: {done}"),
                 Event::Revoked(session, leases)
@@ -210,7 +257,7 @@ impl History {
                 {
                     format!("taken back from {session}")
                 }
-                Event::Ended(session) if had.contains(session) => format!("{session} ended"),
+                Event::Ended(session, well) if had.contains(session) => format!("{session} ended, well: {well}"),
                 _ => continue,
             };
             story.push_str(&format!(" {at}: {what};"));
@@ -218,45 +265,36 @@ impl History {
         story
     }
 
-    /// S6: in an epoch no record was dealt to a session while another one still had it. A lease that was taken back, or
-    /// whose session ended, may be dealt again before its old holder has read about it, or even has read that it had it.
+    /// S5 in a run with faults: what was dealt twice has a cause (see `causes::check`).
+    pub fn check_causes(&self, kafka: &Kafka, group: &str, faults: &[Fault]) {
+        let causeless = causes::check(&self.inner().events, &kafka.commit_history(group), faults);
+        let stories: Vec<_> =
+            causeless.iter().take(5).map(|(place, why)| format!("{why}: {}", self.story(place))).collect();
+        assert!(
+            causeless.is_empty(),
+            "S5: {} of {} records that were dealt twice have no cause; faults: {faults:?}\n{}",
+            causeless.len(),
+            self.duplicates().len(),
+            stories.join("\n")
+        );
+    }
+
+    /// S6: in an epoch no record was dealt to a session while another one still had it (see `holders::check`).
     pub fn check_one_holder(&self) {
-        let inner = self.inner();
-        let Taken { excused, ended } = inner.taken();
-        let mut holders: BTreeMap<LeaseName, u64> = BTreeMap::new();
-        for event in &inner.events {
-            match event {
-                Event::Delivered(session, name) => {
-                    let before = holders.insert(name.clone(), *session);
-                    let Some(other) = before.filter(|other| other != session) else { continue };
-                    let taken =
-                        |session| excused.get(&session).is_some_and(|all| all.iter().any(|one| covers(one, name)));
-                    assert!(
-                        taken(other) || taken(*session) || ended.contains(&other),
-                        "S6: {name:?} was dealt while another session held it"
-                    );
-                }
-                Event::Settled(session, name, _) if holders.get(name) == Some(session) => {
-                    holders.remove(name);
-                }
-                _ => {}
-            }
-        }
+        holders::check(&self.inner().events).unwrap_or_else(|what| panic!("S6: {what}"));
     }
 
     /// S7: records of a lane come one after another (see `lanes::check`), and never two holders in an epoch.
     pub fn check_lanes(&self, lane: Lane) {
         self.check_one_holder();
         let inner = self.inner();
-        let Taken { excused, ended } = inner.taken();
-        let stale = |session: &u64, name: &LeaseName| {
-            ended.contains(session) || excused.get(session).is_some_and(|all| all.iter().any(|one| covers(one, name)))
-        };
+        let lost = holders::lost(&inner.events);
         let steps: Vec<Step> = inner
             .events
             .iter()
-            .filter_map(|event| match event {
-                Event::Delivered(session, name) => Some(step(name, false, stale(session, name))),
+            .zip(lost)
+            .filter_map(|(event, lost)| match event {
+                Event::Delivered(_, name, _) => Some(step(name, false, lost.is_some())),
                 Event::Settled(_, name, true) => Some(step(name, true, false)),
                 _ => None,
             })
@@ -265,27 +303,7 @@ impl History {
     }
 }
 
-/// Leases that were taken back, by session, and sessions that ended.
-struct Taken<'a> {
-    excused: BTreeMap<u64, Vec<&'a Leases>>,
-    ended: BTreeSet<u64>,
-}
-
-impl Inner {
-    fn taken(&self) -> Taken<'_> {
-        let mut taken = Taken { excused: BTreeMap::new(), ended: BTreeSet::new() };
-        for event in &self.events {
-            match event {
-                Event::Revoked(session, leases) => taken.excused.entry(*session).or_default().push(leases),
-                Event::Ended(session) => drop(taken.ended.insert(*session)),
-                _ => {}
-            }
-        }
-        taken
-    }
-}
-
-fn covers(leases: &Leases, (topic, partition, epoch, offset): &LeaseName) -> bool {
+pub(crate) fn covers(leases: &Leases, (topic, partition, epoch, offset): &LeaseName) -> bool {
     leases.topic == **topic
         && leases.partition == *partition
         && leases.epoch == *epoch

@@ -7,10 +7,12 @@
 
 pub mod balancer;
 pub mod certificates;
+pub mod causes;
 pub mod cluster;
 pub mod crew;
 pub mod gateway;
 pub mod history;
+pub mod holders;
 pub mod http2;
 pub mod kafka;
 pub mod lanes;
@@ -23,6 +25,7 @@ pub mod wire;
 
 pub use balancer::Balancer;
 pub use certificates::{Authority, PeerFiles};
+pub use causes::Fault;
 pub use cluster::Cluster;
 pub use crew::{Act, Crew};
 pub use gateway::{Gateway, GatewayConfig, SubscriptionConfig};

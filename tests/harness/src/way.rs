@@ -12,8 +12,10 @@ use tokio::sync::watch;
 /// What happens to bytes on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Weather {
-    /// Nothing gets through, and nobody is told.
-    dark: bool,
+    /// Nothing gets through towards the target, and nobody is told.
+    dark_to: bool,
+    /// Nothing gets through from the target, and nobody is told.
+    dark_from: bool,
     /// Each piece is this late.
     delay: Duration,
 }
@@ -68,9 +70,20 @@ impl Way {
         *self.target.lock().expect("not poisoned") = target.to_owned();
     }
 
-    /// From now on nothing gets through either way, and no connection ends by it; or everything does again.
+    /// From now on nothing gets through either way, and no connection ends by it; or everything does again. As TCP has it, what
+    /// was written in the dark comes late, the end of a connection too.
     pub fn set_dark(&self, dark: bool) {
-        self.weather.send_modify(|weather| weather.dark = dark);
+        self.weather.send_modify(|weather| (weather.dark_to, weather.dark_from) = (dark, dark));
+    }
+
+    /// The same for what goes to the target alone. No new connection can be made.
+    pub fn set_dark_to(&self, dark: bool) {
+        self.weather.send_modify(|weather| weather.dark_to = dark);
+    }
+
+    /// The same for what comes from the target alone. No new connection can be made.
+    pub fn set_dark_from(&self, dark: bool) {
+        self.weather.send_modify(|weather| weather.dark_from = dark);
     }
 
     /// From now on each piece of each connection is this late, either way.
@@ -81,17 +94,30 @@ impl Way {
 
 async fn join(near: TcpStream, target: String, mut forecast: watch::Receiver<Weather>) {
     // A connection that is made in the dark is not answered.
-    let _ = forecast.wait_for(|weather| !weather.dark).await;
+    let _ = forecast.wait_for(|weather| !weather.dark_to && !weather.dark_from).await;
     let Ok(far) = TcpStream::connect(target).await else { return };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-    tokio::join!(pump(near_in, far_out, forecast.clone()), pump(far_in, near_out, forecast));
+    let to = pump(near_in, far_out, forecast.clone(), |weather| weather.dark_to);
+    let from = pump(far_in, near_out, forecast, |weather| weather.dark_from);
+    tokio::join!(to, from);
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut forecast: watch::Receiver<Weather>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut forecast: watch::Receiver<Weather>,
+    is_dark: fn(&Weather) -> bool,
+) {
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let Ok(delay) = forecast.wait_for(|weather| !weather.dark).await.map(|weather| weather.delay) else { return };
+    loop {
+        let count = from.read(&mut buffer).await.unwrap_or(0);
+        let Ok(delay) = forecast.wait_for(|weather| !is_dark(weather)).await.map(|weather| weather.delay) else {
+            return;
+        };
+        if count == 0 {
+            break;
+        }
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }

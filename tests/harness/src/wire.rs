@@ -121,6 +121,9 @@ pub struct Wire {
     pub drained: bool,
     /// Why, when it was told to drain.
     pub drain_reason: DrainReason,
+    /// Frames read that hold nothing this contract knows: of a later revision.
+    pub unknown: u64,
+    ended_well: bool,
 }
 
 /// A first frame for a subscription, with a window of records.
@@ -241,6 +244,8 @@ impl Wire {
             pings: 0,
             drained: false,
             drain_reason: DrainReason::Unspecified,
+            unknown: 0,
+            ended_well: false,
         })
     }
 
@@ -311,7 +316,9 @@ impl Wire {
 
     fn note(&mut self, leases: &[Lease], outcome: &Outcome) {
         if let Some((history, session)) = &self.history {
-            history.settled(*session, leases, outcome);
+            // What it has read to be taken back is not its to settle.
+            let held: Vec<Lease> = leases.iter().filter(|one| self.held.contains_key(&one.name())).cloned().collect();
+            history.settled(*session, &held, outcome);
         }
         if !matches!(outcome, Outcome::Extend(_)) {
             for lease in leases {
@@ -331,7 +338,10 @@ impl Wire {
     pub async fn read(&mut self, within: Duration) -> Seen {
         let frame = match tokio::time::timeout(within, self.responses.message()).await {
             Err(_) => return Seen::Nothing,
-            Ok(Ok(None)) => return Seen::Ended(Ok(())),
+            Ok(Ok(None)) => {
+                self.ended_well = true;
+                return Seen::Ended(Ok(()));
+            }
             Ok(Err(status)) => return Seen::Ended(Err(status)),
             Ok(Ok(Some(frame))) => frame,
         };
@@ -354,6 +364,8 @@ impl Wire {
                 self.drained = true;
                 self.drain_reason = drain.reason();
             }
+            // A frame without any content is one of a later revision, as its reader sees it.
+            None => self.unknown += 1,
             other => panic!("an unexpected frame: {other:?}"),
         }
         Seen::Frame
@@ -463,7 +475,7 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         if let Some((history, session)) = &self.history {
-            history.ended(*session);
+            history.ended(*session, self.ended_well);
         }
     }
 }

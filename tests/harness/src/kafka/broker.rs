@@ -12,6 +12,7 @@ use crate::kafka::client::Kafka;
 use crate::kafka::install::{Installed, installed};
 use crate::process::{self, Signal};
 use crate::scratch;
+use crate::way::Way;
 
 /// A broker must answer this long after its start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
@@ -68,6 +69,24 @@ impl Broker {
         }
         this.restart();
         this
+    }
+
+    /// Starts one that can be reached by a way too: whoever connects there is told no other address.
+    pub async fn start_with_way() -> (Self, Way) {
+        let this = Self::prepare();
+        let far = free_port();
+        let way = Way::to(&format!("127.0.0.1:{far}")).await;
+        {
+            let file = this.node().folder.join("server.properties");
+            let text = fs::read_to_string(&file).expect("read server.properties");
+            let text = text
+                .replace("\nlisteners=", &format!("\nlisteners=FAR://127.0.0.1:{far},"))
+                .replace("\nadvertised.listeners=", &format!("\nadvertised.listeners=FAR://{},", way.address()))
+                .replace("protocol.map=", "protocol.map=FAR:PLAINTEXT,");
+            fs::write(&file, text).expect("write server.properties");
+        }
+        this.restart();
+        (this, way)
     }
 
     /// Its process id.
