@@ -11,6 +11,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("sluice_descriptor.bin"), served.encode_to_vec())?;
     let descriptors = protox::compile(of_clients.into_iter().chain(["sluice/peer/v1/peer.proto"]), ["."])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let is_next = env::var_os("CARGO_FEATURE_NEXT_PROTOCOL").is_some();
+    let codec = if is_next { "crate::next::NextCodec" } else { "tonic_prost::ProstCodec" };
+    tonic_prost_build::configure().bytes(".").codec_path(codec).compile_fds(descriptors)?;
     Ok(())
 }

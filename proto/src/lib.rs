@@ -17,8 +17,11 @@ pub mod peer {
     }
 }
 
+#[cfg(any(test, feature = "next-protocol"))]
+pub mod next;
+
 /// The serialized `FileDescriptorSet` of `sluice.v1`, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sluice_descriptor.bin"));
 
 /// The revision of the contract that this crate speaks.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = if cfg!(feature = "next-protocol") { 2 } else { 1 };

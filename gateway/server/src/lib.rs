@@ -6,6 +6,7 @@ pub mod config;
 mod dev;
 mod error;
 mod metrics;
+mod next;
 pub mod node;
 mod peer;
 mod random;

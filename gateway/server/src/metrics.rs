@@ -61,6 +61,7 @@ const GROUP_MEMBERS: &str = "sluice_group_members";
 const GROUP_UNCONNECTED: &str = "sluice_group_members_not_connected";
 const PEER_TLS_RELOADS: &str = "sluice_peer_tls_reloads_total";
 const PEER_TLS_STALE: &str = "sluice_peer_tls_stale";
+const PEER_UNKNOWN: &str = "sluice_peer_frames_unknown_total";
 const EDGE_STREAMS: &str = "sluice_edge_streams";
 const EDGE_ROOM: &str = "sluice_edge_idle_room";
 const EDGE_DELIVERED: &str = "sluice_edge_records_delivered_total";
@@ -93,12 +94,16 @@ const PARTITION_AGE: &str = "sluice_partition_oldest_undone_age_seconds";
 const PARTITION_STUCK: &str = "sluice_partition_stuck";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 35] = [
+const COUNTERS: [(&str, &str); 36] = [
     (
         PEERS_REFUSED,
         "In a cluster: connections with other nodes that did not come about, by `side` (accepted, dialed) and `reason`.",
     ),
     (PEER_TLS_RELOADS, "In a cluster: new files of peers.tls, by `result`: taken or refused."),
+    (
+        PEER_UNKNOWN,
+        "In a cluster: frames of other nodes that hold nothing this version knows, and were ignored: theirs is later.",
+    ),
     (
         EDGE_DELIVERED,
         "In a cluster: records that clients of this node were dealt, by `from`: this node, or other nodes.",
@@ -277,6 +282,7 @@ fn export_cluster(cluster: &Cluster) {
         gauge!(PEERS_OTHER_POLICY, "subscription" => name.to_owned()).set(other_policy as f64);
         gauge!(GROUP_UNCONNECTED, "subscription" => name.to_owned()).set(unconnected as f64);
     }
+    counter!(PEER_UNKNOWN).absolute(cluster.unknown_frames());
     for (name, counts) in cluster.counts() {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         gauge!(EDGE_STREAMS, "subscription" => name.to_owned()).set(of(&counts.streams) as f64);

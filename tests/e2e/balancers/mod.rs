@@ -2,5 +2,5 @@
 
 mod drain;
 mod manifests;
-mod rolling;
+pub(crate) mod rolling;
 mod streams;

@@ -25,9 +25,9 @@ const CONSUMERS: usize = 3;
 
 /// What one client saw.
 #[derive(Debug, Default)]
-struct Report {
+pub(crate) struct Report {
     /// How its streams ended, or did not begin.
-    ends: BTreeMap<String, usize>,
+    pub(crate) ends: BTreeMap<String, usize>,
     /// The longest time between two records while there was work.
     longest_gap: Duration,
     last: Option<Instant>,
@@ -47,7 +47,7 @@ impl Report {
 }
 
 /// What there is to do: while `true`, records are produced.
-type Load = watch::Receiver<bool>;
+pub(crate) type Load = watch::Receiver<bool>;
 
 /// A client on the generated stubs, which sees each status.
 async fn session(endpoint: Endpoint, name: String, history: History, load: Load, stop: Load) -> Report {
@@ -100,10 +100,10 @@ fn told(status: &tonic::Status) -> String {
 }
 
 /// How often each record was given to an application.
-type Given = Arc<Mutex<BTreeMap<(i32, i64), usize>>>;
+pub(crate) type Given = Arc<Mutex<BTreeMap<(i32, i64), usize>>>;
 
 /// Our own client, which comes back by itself.
-async fn consumer(address: String, name: String, given: Given, load: Load, mut stop: Load) -> Report {
+pub(crate) async fn consumer(address: String, name: String, given: Given, load: Load, mut stop: Load) -> Report {
     let mut report = Report::default();
     let builder = Consumer::builder(address, name).window(u32::try_from(WINDOW).expect("positive"));
     let mut consumer = builder.connect().await.expect("it connects");

@@ -12,6 +12,7 @@ mod moving;
 mod numbers;
 mod seek;
 mod tls;
+mod versions;
 mod views;
 mod windows;
 mod zombies;

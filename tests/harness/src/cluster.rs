@@ -55,7 +55,7 @@ impl Cluster {
                 .filter(|((from, _), _)| *from == at)
                 .map(|(_, way)| format!("{:?}", way.address().to_string()))
                 .collect();
-            configs[at]
+            config
                 .clone()
                 .node(&format!("name = \"node-{at}\""))
                 .node(&format!("listen = \"127.0.0.1:{}\"", own[2 * at]))

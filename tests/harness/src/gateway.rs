@@ -6,7 +6,6 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use sluice_proto::v1::subscription_service_client::SubscriptionServiceClient;
@@ -14,6 +13,7 @@ use sluice_proto::v1::{Consumer, Partition, Stats, Subscription};
 use sluice_proto::v1::{GetStatsRequest, GetSubscriptionRequest, ListConsumersRequest, ListPartitionsRequest};
 use tonic::transport::Channel;
 
+pub use crate::executable::executable;
 use crate::kafka::client::Kafka;
 use crate::process::{self, Signal};
 use crate::{SOON, scratch};
@@ -140,8 +140,8 @@ impl GatewayConfig {
     pub fn start(&self) -> Gateway {
         let folder = scratch::folder("gateway");
         fs::write(folder.join("sluice.toml"), self.render()).expect("write the gateway's configuration");
-        let names = self.names.clone();
-        let mut gateway = Gateway { folder, names, child: None, grpc: String::new(), admin: String::new() };
+        let (names, grpc, admin) = (self.names.clone(), String::new(), String::new());
+        let mut gateway = Gateway { folder, names, child: None, executable: executable(), grpc, admin };
         gateway.restart();
         gateway
     }
@@ -153,6 +153,7 @@ pub struct Gateway {
     folder: PathBuf,
     names: Option<PathBuf>,
     child: Option<Child>,
+    executable: PathBuf,
     grpc: String,
     admin: String,
 }
@@ -194,13 +195,18 @@ impl Gateway {
         process::rss(self.pid())
     }
 
+    /// Another version, from its next start on.
+    pub fn set_executable(&mut self, executable: &Path) {
+        self.executable = executable.to_path_buf();
+    }
+
     /// Starts it again after `kill` or `terminate`, with its configuration; on other ports, unless that names them.
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.log()).expect("open the gateway's log");
         let mut command = match &self.names {
-            None => Command::new(executable()),
-            Some(hosts) => with_names(hosts, &executable()),
+            None => Command::new(&self.executable),
+            Some(hosts) => with_names(hosts, &self.executable),
         };
         command.arg("serve").arg("--config").arg(self.folder.join("sluice.toml"));
         // What is meant for the tests is no setting of the gateway's, and a person's settings are none of these tests'.
@@ -365,46 +371,4 @@ pub fn own_names() -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{said}{}", String::from_utf8_lossy(&asked.stderr)))
-}
-
-/// The gateway's executable: `SLUICE_BIN`, or what cargo builds in the profile of this test.
-///
-/// Cargo gives a test no path to another package's executable, so it is built here; after the first binary that is a
-/// check of a second.
-#[must_use]
-pub fn executable() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            if let Some(path) = std::env::var_os("SLUICE_BIN") {
-                return path.into();
-            }
-            let this = std::env::current_exe().expect("a test has a path");
-            let output = this.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
-            let output = output.expect("tests stand in target/<profile>/deps, other programs in target/<profile>");
-            let profile = match output.file_name().and_then(|name| name.to_str()) {
-                Some("debug") | None => "dev",
-                Some(name) => name,
-            };
-            let _guard = scratch::lock("build.lock");
-            let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-                .args([
-                    "build",
-                    "--quiet",
-                    "--package",
-                    "sluice",
-                    "--bin",
-                    "sluice",
-                    "--profile",
-                    profile,
-                    "--target-dir",
-                ])
-                .arg(output.parent().expect("the profile's folder stands in target/"))
-                .current_dir(scratch::workspace())
-                .output()
-                .expect("run cargo");
-            assert!(built.status.success(), "cargo build failed:\n{}", String::from_utf8_lossy(&built.stderr));
-            output.join("sluice")
-        })
-        .clone()
 }

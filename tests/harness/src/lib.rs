@@ -6,10 +6,11 @@
 //! started ends with the test binary, however that ends. Failures are panics: this crate is for tests alone.
 
 pub mod balancer;
-pub mod certificates;
 pub mod causes;
+pub mod certificates;
 pub mod cluster;
 pub mod crew;
+pub mod executable;
 pub mod gateway;
 pub mod history;
 pub mod holders;
@@ -24,8 +25,8 @@ pub mod way;
 pub mod wire;
 
 pub use balancer::Balancer;
-pub use certificates::{Authority, PeerFiles};
 pub use causes::Fault;
+pub use certificates::{Authority, PeerFiles};
 pub use cluster::Cluster;
 pub use crew::{Act, Crew};
 pub use gateway::{Gateway, GatewayConfig, SubscriptionConfig};

@@ -15,6 +15,7 @@ use super::queue::{Conn, queue};
 use super::refusals::Side;
 use super::wire;
 use super::{FRAME_BYTES_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, Shared};
+use crate::next::spoken;
 use crate::peer::edge::{FromPeer, index_of};
 
 /// A connection that is up.
@@ -57,7 +58,7 @@ async fn connect(address: &str, control: bool, shared: &Shared, connector: Conne
     let (conn, requests) = queue();
     conn.send(0, ToOwner::Hello(Hello { control, ..shared.hello() }));
     let mut client = client(channel.clone());
-    let mut inbound = client.relay(requests).await.map_err(|status| status.to_string())?.into_inner();
+    let mut inbound = client.relay(spoken(requests)).await.map_err(|status| status.to_string())?.into_inner();
     match inbound.message().await {
         Ok(Some(RelayResponse { response: Some(Wire::Hello(hello)), .. })) => {
             Ok(Link { hello, conn, channel, inbound })
@@ -87,8 +88,9 @@ impl Link {
                 message = self.inbound.message() => match message {
                     Ok(Some(RelayResponse { session, response })) => {
                         heard = Instant::now();
-                        if let Some(response) = response {
-                            self.read(owner, session, response, shared);
+                        match response {
+                            Some(response) => self.read(owner, session, response, shared),
+                            None => shared.unknown_frame(),
                         }
                     }
                     Ok(None) => return "its stream ended".to_owned(),

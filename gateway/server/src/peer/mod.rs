@@ -21,7 +21,7 @@ mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -114,6 +114,8 @@ struct Shared {
     look: Notify,
     status: watch::Receiver<Status>,
     draining: AtomicBool,
+    /// Frames of peers that hold nothing this version knows.
+    unknown_frames: AtomicU64,
 }
 
 /// This node's place in its cluster.
@@ -210,6 +212,7 @@ pub(crate) fn start(
         look: Notify::new(),
         status,
         draining: AtomicBool::new(false),
+        unknown_frames: AtomicU64::new(0),
     });
     let service = RelayServiceServer::new(owner::Owner::new(shared.clone()))
         .max_decoding_message_size(FRAME_BYTES_MAX)
@@ -294,6 +297,11 @@ impl Shared {
         Status { subscriptions: self.edges.iter().map(subscription).collect(), draining }
     }
 
+    /// A peer of a later version says something that this one need not know: what it must, is told by the revision.
+    fn unknown_frame(&self) {
+        self.unknown_frames.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn peers(&self) -> MutexGuard<'_, Peers> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -375,6 +383,11 @@ impl Cluster {
     /// What the files of `peers.tls` have come to; `None`: there are none.
     pub(crate) fn tls_reloads(&self) -> Option<&Reloads> {
         self.shared.tls.as_ref().map(|tls| tls.reloads())
+    }
+
+    /// Frames of peers so far that hold nothing this version knows.
+    pub(crate) fn unknown_frames(&self) -> u64 {
+        self.shared.unknown_frames.load(Ordering::Relaxed)
     }
 
     /// What each subscription's edge counts.

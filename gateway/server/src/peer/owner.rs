@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::found::HeardFrom;
 use super::{Shared, wire};
 use crate::error::Error;
+use crate::next::{Spoken, spoken};
 use crate::services::place;
 use crate::session::{Decoder, Flood, Frame, Input, Link, Profile, all_not_held, window};
 use crate::subscription::{Handle, Request as Ask};
@@ -72,9 +73,9 @@ impl Owner {
 
 #[tonic::async_trait]
 impl RelayService for Owner {
-    type RelayStream = Responses;
+    type RelayStream = Spoken<Responses>;
 
-    async fn relay(&self, request: Request<Streaming<RelayRequest>>) -> Result<Response<Responses>, Status> {
+    async fn relay(&self, request: Request<Streaming<RelayRequest>>) -> Result<Response<Spoken<Responses>>, Status> {
         let (frame_sender, frames) = mpsc::unbounded_channel();
         let (control_sender, control) = mpsc::unbounded_channel();
         let (ended_sender, ended) = mpsc::unbounded_channel();
@@ -90,7 +91,7 @@ impl RelayService for Owner {
             heard: None,
         };
         tokio::spawn(reader.run());
-        Ok(Response::new(Responses { frames, control, ended: ended_sender }))
+        Ok(Response::new(spoken(Responses { frames, control, ended: ended_sender })))
     }
 
     async fn settle(&self, request: Request<pb::SettleRequest>) -> Result<Response<pb::SettleResponse>, Status> {
@@ -200,8 +201,9 @@ impl Reader {
                 message = self.inbound.message() => match message {
                     Ok(Some(RelayRequest { session, request })) => {
                         heard = Instant::now();
-                        if let Some(request) = request {
-                            self.on_request(session, request);
+                        match request {
+                            Some(request) => self.on_request(session, request),
+                            None => self.shared.unknown_frame(),
                         }
                     }
                     Ok(None) => return "its stream ended".to_owned(),

@@ -14,6 +14,7 @@ use tonic_prost::ProstCodec;
 
 use super::FRAME_BYTES_MAX;
 use crate::error::Error;
+use crate::next::{Spoken, spoken};
 use crate::node::Shared;
 use crate::session::{self, ConsumeStream, Decoder, FrameCodec, Outgoing, Permit, all_not_held, encode};
 
@@ -40,7 +41,10 @@ impl Consumer {
         error.into()
     }
 
-    async fn consume(&self, request: Request<Streaming<ConsumeRequest>>) -> Result<Response<ConsumeStream>, Status> {
+    async fn consume(
+        &self,
+        request: Request<Streaming<ConsumeRequest>>,
+    ) -> Result<Response<Spoken<ConsumeStream>>, Status> {
         if self.node.draining.load(Ordering::Acquire) {
             return Err(self.refuse(Error::ShuttingDown));
         }
@@ -54,7 +58,7 @@ impl Consumer {
         let (frames, transport, stream) = session::channel(permit);
         let reading = session::consume(request.into_inner(), named, peer, self.node.clone(), frames, transport);
         tokio::spawn(reading);
-        Ok(Response::new(stream))
+        Ok(Response::new(spoken(stream)))
     }
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
@@ -113,8 +117,8 @@ struct Consume(Consumer);
 
 impl StreamingService<ConsumeRequest> for Consume {
     type Response = Outgoing;
-    type ResponseStream = ConsumeStream;
-    type Future = BoxFuture<Response<ConsumeStream>, Status>;
+    type ResponseStream = Spoken<ConsumeStream>;
+    type Future = BoxFuture<Response<Spoken<ConsumeStream>>, Status>;
 
     fn call(&mut self, request: Request<Streaming<ConsumeRequest>>) -> Self::Future {
         let node = self.0.clone();

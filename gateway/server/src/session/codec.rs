@@ -78,10 +78,11 @@ impl Encoder for FrameEncoder {
                 let sizes = Sizes::of(sequence, &batches);
                 to.reserve(nested_len(sizes.delivery));
                 write(sequence, &batches, &sizes, to);
-                Ok(())
             }
-            Outgoing::Message(message) => self.0.encode(*message, to),
+            Outgoing::Message(message) => self.0.encode(*message, to)?,
         }
+        crate::next::add_unknown(to);
+        Ok(())
     }
 }
 
