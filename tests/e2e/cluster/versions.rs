@@ -78,11 +78,11 @@ async fn nodes_roll_to_the_next_version_and_back_and_no_record_is_lost_or_comes_
     history.check_commits(kafka, &raw, &produced);
     stop.0.send_replace(true);
     let report = client.await.expect("the consumer did not fail");
+    crews.0.stop().await;
+    crews.1.stop().await;
     let given = given.lock().expect("not poisoned");
     let twice: Vec<_> = given.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "given twice: {twice:?}; {:?}", report.ends);
-    crews.0.stop().await;
-    crews.1.stop().await;
 }
 
 async fn roll(cluster: &mut Cluster, at: usize, executable: &Path) {

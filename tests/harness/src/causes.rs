@@ -54,8 +54,8 @@ pub(crate) fn check(events: &[Event], commits: &[CommitEntry], faults: &[Fault])
     }
     let mut before: BTreeMap<(&str, i32, i64), Option<&CommitEntry>> = BTreeMap::new();
     for (&(topic, partition, epoch), began) in &first {
-        let of_this = commits.iter().filter(|one| one.topic == topic && one.partition == partition);
-        before.insert((topic, partition, epoch), of_this.filter(|one| one.timestamp_ms < *began).last());
+        let mut of_this = commits.iter().filter(|one| one.topic == topic && one.partition == partition);
+        before.insert((topic, partition, epoch), of_this.rfind(|one| one.timestamp_ms < *began));
     }
     let mut last: BTreeMap<(&str, i32, i64), Last<'_>> = BTreeMap::new();
     let mut causeless = BTreeMap::new();
