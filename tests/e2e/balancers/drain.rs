@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use sluice_tests::balancer::{Kind, Settings};
 use sluice_tests::process::Signal;
 use sluice_tests::wire::{Wire, subscribe};
-use sluice_tests::{Cluster, GatewayConfig, SOON, broker, eventually, unique};
+use sluice_tests::{Cluster, Crew, GatewayConfig, History, SOON, broker, eventually, unique};
 use tonic::Code;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::{committed_to_the_end, subscription};
+use crate::{committed_to_the_end, reaches, subscription};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminated_gateway_is_not_ready_and_goes_on_serving_for_the_drain_delay() {
@@ -105,4 +106,34 @@ async fn a_node_of_a_cluster_that_drains_takes_no_connection_and_settles_what_it
     let rest = other.records(10).await;
     other.ack(&rest);
     committed_to_the_end(kafka, &group, &topic).await;
+}
+
+/// Nothing moves a stream that is well; its age does.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_reach_their_age_spread_over_a_node_that_came_later() {
+    let kafka = broker();
+    let (topic, group) = (kafka.topic("later", 3), unique("later"));
+    let config = GatewayConfig::new(kafka).node("stream_max_age = \"2s\"").node("drain_timeout = \"20s\"");
+    let mut cluster = Cluster::start(&config.subscription(subscription(&group, &[&topic], &[])), 3).await;
+    cluster.nodes[2].signal(Signal::Term);
+    assert!(cluster.nodes[2].ended().await.success());
+    let balancer = Settings::of(Kind::Haproxy).start(&cluster.nodes).await;
+    let history = History::default();
+    let crew = Crew::by(balancer.address(), &group, &history).window(10).work(Duration::from_millis(20)).start(12);
+    cluster.spread(&group, 3, 2).await;
+    let produced = kafka.fill(&topic, 3, 6_000, 32);
+    reaches("the clients of two nodes work", 500, || history.acked_of(&produced)).await;
+    cluster.nodes[2].restart();
+    eventually("a fair part of the clients is on the third", SOON, async || {
+        let consumers = cluster.nodes[0].consumers(&group).await;
+        let there = consumers.iter().filter(|one| one.node == "node-2").count();
+        if there >= 3 { Ok(()) } else { Err(format!("{there} of {}", consumers.len())) }
+    })
+    .await;
+    reaches("all are acked", produced.len(), || history.acked_of(&produced)).await;
+    committed_to_the_end(kafka, &group, &topic).await;
+    history.check_no_loss(&produced);
+    history.check_one_holder();
+    history.check_commits(kafka, &group, &produced);
+    crew.stop().await;
 }
