@@ -1,8 +1,10 @@
 //! An operator's seek, asked of a node that does not own what is sought.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use sluice_proto::v1::seek_subscription_request::Target;
+use sluice_tests::executable::executable;
 use sluice_tests::wire::Wire;
 use sluice_tests::{broker, unique};
 
@@ -32,5 +34,21 @@ async fn a_seek_moves_the_partitions_of_all_nodes_whichever_is_asked() {
         |leases: &[sluice_tests::Lease]| leases.iter().map(|one| (one.partition, one.offset)).collect::<BTreeSet<_>>();
     assert_eq!(places(&again), places(&first));
     wire.ack(&again);
+    committed_to_the_end(kafka, &group, &topic).await;
+    // As a command, of another node.
+    let server = format!("http://{}", cluster.nodes[2].address());
+    let seek = |more: &[&str]| {
+        let mut command = Command::new(executable());
+        let args = ["seek", "--server", &server, "-s", &group, "--to"];
+        command.args(args).args(more).output().expect("run sluice seek")
+    };
+    let shown = seek(&[&format!("{topic}:1=7"), "--dry-run"]);
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let cells: Vec<&str> = text.lines().last().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(cells, [topic.as_str(), "1", "20", "7"], "{text}");
+    let refused = seek(&[&format!("{topic}:1=70")]);
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("0 to 20"), "{why}");
     committed_to_the_end(kafka, &group, &topic).await;
 }

@@ -1,11 +1,13 @@
-//! The command line: `serve`, `dev`, `consume`, `produce`, `nodes`, `check-config`.
+//! The command line: `serve`, `dev`, `consume`, `produce`, `nodes`, `seek`, `check-config`.
 
 mod check_config;
 mod consume;
 pub(crate) mod logs;
 mod nodes;
+mod operator;
 mod output;
 mod produce;
+mod seek;
 mod serve;
 pub(crate) mod signals;
 
@@ -33,6 +35,7 @@ enum Command {
     Consume(consume::Args),
     Produce(produce::Args),
     Nodes(nodes::Args),
+    Seek(seek::Args),
     CheckConfig(check_config::Args),
 }
 
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
             Command::Consume(args) => Box::pin(consume::run(args)).await,
             Command::Produce(args) => Box::pin(produce::run(args)).await,
             Command::Nodes(args) => Box::pin(nodes::run(args)).await,
+            Command::Seek(args) => Box::pin(seek::run(args)).await,
             Command::CheckConfig(args) => check_config::run(&args),
         }
     });

@@ -6,7 +6,7 @@ fn help_texts() {
     let mut command = command().term_width(100);
     command.build();
     let mut text = command.render_long_help().to_string();
-    for name in ["serve", "dev", "consume", "produce", "nodes", "check-config"] {
+    for name in ["serve", "dev", "consume", "produce", "nodes", "seek", "check-config"] {
         let sub = command.find_subcommand_mut(name).expect("a command of ours");
         text += &format!("\n=== {name}\n{}", sub.render_long_help());
     }
