@@ -95,6 +95,16 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_clusters_names_what_is_agreed_on() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cluster.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, from) = page.split_once("## Do they agree?").unwrap();
+        let (about, _) = from.split_once("## ").unwrap();
+        let missing: Vec<_> = AGREED.iter().filter(|key| !about.contains(&format!("`{key}`"))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
     fn a_hash_is_the_same_in_every_build_and_for_topics_in_any_order() {
         let retry = RetryConfig { max_attempts: 7, ..Default::default() };
         let seven = SubscriptionConfig { retry, ..orders() };
