@@ -1,8 +1,10 @@
 //! What stands around the streams: health, reflection, their age, their number.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use sluice_tests::wire::subscribe;
+use sluice_tests::process::Signal;
+use sluice_tests::wire::{Seen, subscribe};
 use sluice_tests::{Broker, GatewayConfig, SOON, Wire, broker, eventually, unique};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
@@ -102,6 +104,32 @@ async fn a_stream_at_its_age_is_told_to_drain_keeps_its_leases_and_ends_ok() {
     let rest = next.records(5).await;
     assert!(rest.iter().all(|lease| lease.attempts == 0));
     next.ack(&rest);
+    committed_to_the_end(kafka, &group, &topic).await;
+}
+
+/// It has the grace of the drain: its age cuts nothing short.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_reaches_its_age_while_its_node_drains_still_settles() {
+    let kafka = broker();
+    let topic = kafka.topic("age-drain", 1);
+    kafka.fill(&topic, 1, 5, 32);
+    let group = unique("age-drain");
+    let config = GatewayConfig::new(kafka).node("stream_max_age = \"2s\"").node("drain_timeout = \"60s\"");
+    let mut gateway = config.subscription(subscription(&group, &[&topic], &[])).start();
+    let start = Instant::now();
+    let mut wire = Wire::subscribe(&gateway, &group, 5).await;
+    let held = wire.records(5).await;
+    gateway.signal(Signal::Term);
+    wire.until("it is told to drain", |wire| wire.drained.then_some(())).await;
+    while start.elapsed() < Duration::from_secs(5) {
+        if let Seen::Ended(end) = wire.read(Duration::from_millis(100)).await {
+            panic!("it ends after {:?}: {end:?}", start.elapsed());
+        }
+    }
+    assert_eq!(wire.settle_answered(&held, &sluice_tests::wire::ack(), false).await, []);
+    wire.half_close();
+    wire.end().await.expect("it ends OK");
+    assert!(gateway.ended().await.success());
     committed_to_the_end(kafka, &group, &topic).await;
 }
 

@@ -44,6 +44,8 @@ struct Reader {
     ping_queued: u64,
     /// When it is told to drain, and then when its grace ends.
     age_at: Instant,
+    /// It has reached its age.
+    aged: bool,
 }
 
 /// How reading ended.
@@ -84,8 +86,19 @@ pub(crate) async fn consume(
     let timing = node.timing;
     let limits = Limits::new(millis(timing.ping_interval), millis(handle.session_timeout));
     let age_at = Instant::now() + jittered(timing.max_age);
-    let mut reader =
-        Reader { inbound, link, frames, handle, decoder, limits, timing, resumable, ping_queued: 0, age_at };
+    let mut reader = Reader {
+        inbound,
+        link,
+        frames,
+        handle,
+        decoder,
+        limits,
+        timing,
+        resumable,
+        ping_queued: 0,
+        age_at,
+        aged: false,
+    };
     if let Ended::With(end, error) = reader.run().await {
         if let Some(error) = &error {
             node.refused(error);
@@ -214,13 +227,17 @@ impl Reader {
     fn on_timer(&mut self) -> Result<Instant, Ended> {
         let now = Instant::now();
         if self.age_at <= now {
-            if self.link.drained.swap(true, Ordering::AcqRel) {
+            if self.aged {
                 // With a consumer_id the client may be on its way back: its leases wait for it as after a break.
                 let end = if self.resumable { End::Broken } else { End::Drained };
                 return Err(Ended::With(end, None));
             }
-            self.handle.accept(Request::Drain(self.link.clone()));
+            self.aged = true;
             self.age_at = now + self.timing.grace;
+            // One that drains with its node has that grace, and its end is not ours.
+            if !self.link.drained.load(Ordering::Acquire) {
+                self.handle.accept(Request::Drain(self.link.clone()));
+            }
         }
         let transport = &self.link.transport;
         let elapsed = transport.now();
