@@ -71,10 +71,13 @@ impl Shared {
         }
         for (name, handle) in &self.subscriptions {
             let state = handle.state();
-            // What Kafka refuses or does not have is of one subscription: its streams are told, and all nodes see the same. A
-            // balancer that left all of them out would lead nobody to the others.
-            if let KafkaState::Unreachable(error) = state.kafka {
-                why.push(format!("{name}: kafka unreachable: {error}"));
+            match state.kafka {
+                // A topic that is missing is so for all nodes, and its streams are told: a balancer that left all nodes out would
+                // lead nobody to the other subscriptions.
+                KafkaState::Idle | KafkaState::Reachable | KafkaState::TopicMissing(_) => {}
+                KafkaState::Unreachable(error) => why.push(format!("{name}: kafka unreachable: {error}")),
+                // A wrong password that is rolled out must stop at the first node.
+                KafkaState::Refused(error) => why.push(format!("{name}: kafka refuses: {error}")),
             }
         }
         why.extend(self.stopped_driver().map(|name| format!("{name}: the driver has stopped")));
