@@ -230,6 +230,8 @@ pub enum KafkaEvent {
     Group(Vec<GroupMember>),
     /// How Kafka is.
     State(KafkaState),
+    /// How many partitions the subscription's topics have, whether we are a member or not.
+    Partitions(usize),
     /// After `Leave` or `Shutdown`: the group is left and both handles are gone.
     Left,
     /// A thread panicked, which is a bug: nothing that follows can be relied on. Drop the subscription.

@@ -12,7 +12,7 @@ use crate::lanes::Dice;
 const NODES: usize = 4;
 const SESSIONS: usize = 12;
 const PARTITIONS: i32 = 6;
-const TURNS: u32 = 20;
+const TURNS: u32 = 30;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn owners_that_move_every_two_seconds_again_and_again_lose_nothing() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluice_proto::v1::{Flow, Subscribe};
 use sluice_tests::wire::{Seen, Wire, subscribe};
-use sluice_tests::{History, SOON, broker, eventually, unique};
+use sluice_tests::{Crew, History, SOON, broker, eventually, unique};
 
 use super::{cluster, others};
 use crate::{committed_to_the_end, reaches};
@@ -195,4 +195,59 @@ async fn room_moves_to_another_owner_only_when_it_is_there() {
         5,
         "half of the window, as both have something"
     );
+}
+
+/// Sessions check their windows at each record.
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_are_never_exceeded_while_clients_come_and_go() {
+    const VISITS: usize = 1_000;
+    let kafka = broker();
+    let (topic, group) = (kafka.topic("visits", 3), unique("visits"));
+    let cluster = cluster(3, &group, &topic, &[]).await;
+    let history = History::default();
+    let work = Duration::from_millis(5);
+    let crew = Crew::by(&cluster.address(), &group, &history).window(12).work(work).start(6);
+    cluster.spread(&group, 3, 3).await;
+    let produced = kafka.fill(&topic, 3, 12_000, 32);
+    let mut channels = Vec::new();
+    for node in &cluster.nodes {
+        channels.push(node.channel().await);
+    }
+    let visitors: Vec<_> = (0..10)
+        .map(|at| {
+            let channels = channels.clone();
+            let (group, history) = (group.clone(), history.clone());
+            tokio::spawn(async move {
+                for visit in 0..VISITS / 10 {
+                    // Windows smaller than the number of owners, and larger ones.
+                    let (at, window) = (at + visit, 1 + i32::try_from(visit % 7).expect("small"));
+                    let first = subscribe(&group, window);
+                    let mut wire =
+                        Wire::open(channels[at % 3].clone(), first).await.expect("it is welcome").recorded(&history);
+                    let _ = wire.read(Duration::from_millis(50)).await;
+                    let batch: Vec<_> = wire.inbox.drain(..).collect();
+                    match visit % 3 {
+                        // It goes with all that it has, without a word.
+                        0 => {}
+                        1 => wire.half_close(),
+                        _ => {
+                            wire.flow(window + 3, 0);
+                            wire.ack(&batch);
+                            let _ = wire.read(Duration::from_millis(20)).await;
+                            wire.half_close();
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for visitor in visitors {
+        visitor.await.expect("no visitor was dealt more than its window");
+    }
+    reaches("all are acked", produced.len(), || history.acked_of(&produced)).await;
+    committed_to_the_end(kafka, &group, &topic).await;
+    crew.stop().await;
+    history.check_no_loss(&produced);
+    history.check_one_holder();
+    history.check_commits(kafka, &group, &produced);
 }

@@ -224,6 +224,7 @@ impl Driver {
             KafkaEvent::Watermarks { partition, low, high } => {
                 self.watermarks.insert(partition, (low, high));
             }
+            KafkaEvent::Partitions(_) => {}
             KafkaEvent::State(state) => self.states.push(state),
             KafkaEvent::Left => self.left = true,
             KafkaEvent::Panicked(thread) => panic!("{thread} panicked"),

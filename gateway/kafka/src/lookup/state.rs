@@ -20,6 +20,7 @@ pub(super) struct Health {
     events: UnboundedSender<KafkaEvent>,
     joined: bool,
     told: Option<KafkaState>,
+    partitions: usize,
     probe_at: Instant,
     /// The connection is refused: told by the member handle, cleared when a broker answers.
     connection_refused: Option<(String, Instant)>,
@@ -33,6 +34,7 @@ impl Health {
             events,
             joined: false,
             told: None,
+            partitions: 0,
             probe_at: Instant::now(),
             connection_refused: None,
             group_refused: None,
@@ -88,8 +90,11 @@ impl Health {
     }
 
     fn state(&mut self, handle: &Handle, topics: &[String]) -> KafkaState {
+        let mut partitions = 0;
         for topic in topics {
-            match handle.partition_count(topic, PROBE_WITHIN) {
+            let count = handle.partition_count(topic, PROBE_WITHIN);
+            partitions += count.unwrap_or(0);
+            match count {
                 Ok(0) | Err(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) => {
                     return KafkaState::TopicMissing(topic.clone());
                 }
@@ -106,6 +111,10 @@ impl Health {
                     };
                 }
             }
+        }
+        if self.partitions != partitions {
+            self.partitions = partitions;
+            let _receiver_gone = self.events.send(KafkaEvent::Partitions(partitions));
         }
         match &self.group_refused {
             Some(text) => KafkaState::Refused(text.clone()),

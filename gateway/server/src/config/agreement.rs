@@ -60,7 +60,7 @@ mod tests {
     use crate::config::{Join, OnExhausted, Ordering, RetryConfig, Size};
 
     /// Keys that each node may have its own values of.
-    const OWN: [&str; 19] = [
+    const OWN: [&str; 20] = [
         "group",
         "join",
         "leave_delay",
@@ -76,6 +76,7 @@ mod tests {
         "assignor",
         "kafka_session_timeout",
         "heartbeat_interval",
+        "static_membership",
         "revoke_grace",
         "metadata_refresh",
         "kafka",

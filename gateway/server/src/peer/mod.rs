@@ -189,6 +189,7 @@ pub(crate) fn start(
                     Join::OnSession => Some(of.leave_delay),
                 },
                 kafka_session_timeout: of.kafka_session_timeout,
+                static_membership: of.static_membership,
             },
         };
         (name.clone(), edge::start(settings))

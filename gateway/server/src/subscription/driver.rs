@@ -56,6 +56,8 @@ pub(super) struct Driver {
     /// Of them, those that the group waits for.
     pub(super) revoking: HashMap<TopicPartition, Epoch>,
     pub(super) ever_assigned: bool,
+    /// How many the topics have, as Kafka says.
+    pub(super) partitions: usize,
     pub(super) seeks: Vec<Seek>,
     pub(super) watermarks: HashMap<TopicPartition, (i64, i64)>,
     pub(super) counts: Counts,
@@ -123,6 +125,7 @@ impl Driver {
             assigned: HashMap::new(),
             revoking: HashMap::new(),
             ever_assigned: false,
+            partitions: 0,
             seeks: Vec::new(),
             watermarks: HashMap::new(),
             counts: Counts::default(),
@@ -322,6 +325,7 @@ impl Driver {
             let now = State {
                 kafka: self.kafka_state.clone(),
                 membership: self.member.state(),
+                partitions: self.partitions,
                 paused: self.paused,
                 dead_letter_error: self.letters.failing.clone(),
                 ended: false,

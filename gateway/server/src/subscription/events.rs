@@ -14,6 +14,7 @@ impl Driver {
         }
         match event {
             KafkaEvent::State(state) => self.on_state(now, state),
+            KafkaEvent::Partitions(count) => self.partitions = count,
             KafkaEvent::Group(members) => self.group.see(&self.settings.name, members),
             KafkaEvent::Left => self.on_left(now),
             KafkaEvent::Panicked(thread) => self.on_kafka_gone(now, &format!("the thread {thread} panicked")),
@@ -66,7 +67,11 @@ impl Driver {
             KafkaEvent::Watermarks { partition, low, high } => {
                 self.watermarks.insert(partition, (low, high));
             }
-            KafkaEvent::State(_) | KafkaEvent::Group(_) | KafkaEvent::Left | KafkaEvent::Panicked(_) => {}
+            KafkaEvent::State(_)
+            | KafkaEvent::Partitions(_)
+            | KafkaEvent::Group(_)
+            | KafkaEvent::Left
+            | KafkaEvent::Panicked(_) => {}
         }
     }
 

@@ -109,6 +109,8 @@ pub(crate) enum Request {
 pub(crate) struct State {
     pub(crate) kafka: KafkaState,
     pub(crate) membership: Membership,
+    /// How many partitions the topics have; 0: not known.
+    pub(crate) partitions: usize,
     pub(crate) paused: bool,
     /// Why dead letters are held, as Kafka said it last; `None`: nothing is in their way.
     pub(crate) dead_letter_error: Option<String>,
@@ -201,6 +203,7 @@ pub(crate) fn start(
     let first = State {
         kafka: KafkaState::Idle,
         membership: Membership::Idle,
+        partitions: 0,
         paused: false,
         dead_letter_error: None,
         ended: false,

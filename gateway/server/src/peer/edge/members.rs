@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     /// `None`: members whether there are clients or not.
     pub(crate) leave_delay: Option<Duration>,
     pub(crate) kafka_session_timeout: Duration,
+    /// Members are static: one that is away is one until its session is over, and takes its place again when it is back.
+    pub(crate) static_membership: bool,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub(crate) struct Members {
     /// When each partition was owned last.
     partitions: HashMap<TopicPartition, Instant>,
     regardless_until: Option<Instant>,
+    /// How many there are, as Kafka says; 0: not known.
+    known: usize,
     told: Option<bool>,
 }
 
@@ -84,6 +88,7 @@ impl Members {
             clients_since: None,
             partitions: HashMap::new(),
             regardless_until: None,
+            known: 0,
             told: None,
         }
     }
@@ -91,7 +96,10 @@ impl Members {
     /// A peer is there, which has run since then.
     pub(crate) fn up(&mut self, owner: OwnerId, address: Arc<str>, since: Instant) {
         // The same node on another connection, or again.
+        let before = self.peers.iter().find(|(other, peer)| **other != owner && peer.address == address);
+        let before = before.map(|(_, peer)| peer.since).filter(|_| self.settings.static_membership);
         self.peers.retain(|other, peer| *other == owner || peer.address != address);
+        let since = before.map_or(since, |before| before.min(since));
         let peer = self.peers.entry(owner).or_insert_with(|| Peer { address, since, gone: None });
         peer.gone = None;
     }
@@ -103,13 +111,20 @@ impl Members {
         }
     }
 
+    /// So many partitions are there, as Kafka says.
+    pub(crate) fn partitions(&mut self, known: usize) {
+        self.known = known;
+    }
+
     /// Whether to be a member; `None`: as before.
     pub(crate) fn think(&mut self, now: Instant, clients: u64, owners: &Owners) -> Option<bool> {
         self.look(now, clients, owners);
         if now < self.started + START_WAIT {
             return None;
         }
-        let limit = self.partitions.len().max(1);
+        // Partitions of a static member that is away have no owner, and one that is back has to know of them.
+        let known = if self.settings.static_membership { self.known } else { 0 };
+        let limit = self.partitions.len().max(known).max(1);
         // Who comes for another waits until that one has left: there are never more than there should be.
         let others = owners.iter().filter(|(id, owner)| *id != OwnerId::SELF && owner.member).count();
         let has_place = self.told == Some(true) || others < limit;
@@ -119,7 +134,8 @@ impl Members {
     }
 
     fn look(&mut self, now: Instant, clients: u64, owners: &Owners) {
-        self.peers.retain(|_, peer| peer.gone.is_none_or(|gone| now < gone + GONE_FOR));
+        let gone_for = if self.settings.static_membership { self.settings.kafka_session_timeout } else { GONE_FOR };
+        self.peers.retain(|_, peer| peer.gone.is_none_or(|gone| now < gone + gone_for));
         if clients > 0 || owners.iter().any(|(_, owner)| owner.streams > 0) {
             self.clients_at = Some(now);
         }
@@ -159,11 +175,12 @@ impl Members {
         let all = self.peers.values().map(|peer| peer.since);
         let oldest = all.chain([self.started]).min().unwrap_or(now);
         let is_old = |since: Instant| since + ALIVE_FOR <= now || since <= oldest + ALIVE_FOR;
-        if !is_old(self.started) {
+        // A static member that was away has no time to lose: its place is kept.
+        if !is_old(self.started) && !self.settings.static_membership {
             return false;
         }
-        let counts =
-            |(id, peer): &(&OwnerId, &Peer)| is_old(peer.since) && owners.get(**id).is_none_or(|owner| !owner.draining);
+        let stays = |id| self.settings.static_membership || owners.get(id).is_none_or(|owner| !owner.draining);
+        let counts = |(id, peer): &(&OwnerId, &Peer)| is_old(peer.since) && stays(**id);
         let rank = |address: &str| hash(&self.settings.subscription, address);
         let own = (rank(&self.settings.address), &*self.settings.address);
         let before = |peer: &Peer| (rank(&peer.address), &*peer.address) > own;
@@ -194,6 +211,7 @@ mod tests {
             address: address(n),
             leave_delay: Some(Duration::from_secs(10)),
             kafka_session_timeout: Duration::from_secs(6),
+            static_membership: false,
         }
     }
 
@@ -339,6 +357,54 @@ mod tests {
             }
         }
         assert_eq!(cluster.members().len(), 2);
+    }
+
+    #[test]
+    fn a_static_member_that_is_away_keeps_its_place_until_its_session_is_over() {
+        let mut cluster = Cluster::new(4);
+        cluster.nodes.iter_mut().for_each(|(members, _)| members.settings.static_membership = true);
+        cluster.pass(30, 2, 1);
+        let before = cluster.members();
+        let away = before[0];
+        let others: Vec<usize> = (0..4).filter(|n| *n != away).collect();
+        let leave = |cluster: &mut Cluster, who: OwnerId| {
+            for n in &others {
+                cluster.nodes[*n].0.gone(who, cluster.now);
+                cluster.nodes[*n].1.remove(who);
+            }
+        };
+        let pass = |cluster: &mut Cluster, seconds: u64| {
+            for _ in 0..seconds * 2 {
+                cluster.now += Duration::from_millis(500);
+                for n in &others {
+                    let (members, owners) = &mut cluster.nodes[*n];
+                    members.think(cluster.now, 1, owners);
+                }
+            }
+            others.iter().filter(|n| cluster.nodes[**n].0.told == Some(true)).count()
+        };
+        // It drains, ends, and another process of its address is there within the session: nobody has taken its place.
+        others.iter().for_each(|n| cluster.nodes[*n].1.entry(id(away)).draining = true);
+        assert_eq!(pass(&mut cluster, 3), 1);
+        leave(&mut cluster, id(away));
+        assert_eq!(pass(&mut cluster, 4), 1);
+        let again = OwnerId(99);
+        for n in &others {
+            cluster.nodes[*n].0.up(again, address(away), cluster.now);
+            let own = HashMap::from([((TopicPartition::new("t", 0), Epoch(2)), 0)]);
+            cluster.nodes[*n].1.set_places(again, own);
+        }
+        let mut back = Members::new(Settings { static_membership: true, ..settings(away) }, cluster.now);
+        for n in &others {
+            back.up(id(*n), address(*n), cluster.nodes[*n].0.started);
+        }
+        assert_eq!(pass(&mut cluster, 8), 1);
+        let wanted = back.think(cluster.now - Duration::from_secs(6), 1, &Owners::new());
+        assert_eq!(wanted, Some(true), "it does not wait to be old");
+        // It does not come back: its session is over, and it is replaced.
+        leave(&mut cluster, again);
+        assert_eq!(pass(&mut cluster, 5), 1);
+        assert_eq!(pass(&mut cluster, 3), 2);
     }
 
     #[test]

@@ -257,6 +257,7 @@ impl Edge {
         self.kept.retain(|_, (_, until)| now < *until);
         let idle_room = self.streams.values().map(|stream| stream.room().1).sum::<u64>();
         self.counts.idle_room.store(idle_room, Ordering::Relaxed);
+        self.members.partitions(self.settings.handle.state().partitions);
         let wanted = self.members.think(Instant::now(), self.streams.len() as u64, &self.owners);
         if let Some(wanted) = wanted.filter(|_| self.end_at.is_none()) {
             tracing::info!(subscription = %self.greeting.subscription, wanted, "membership of the Kafka group");
