@@ -191,8 +191,15 @@ impl Lab {
     }
 
     pub fn load_helper(&self, address: &str, server: u32, arguments: &[String]) -> Result<Helper> {
+        self.load_of_many(&[address], &[server], arguments)
+    }
+
+    /// A load client whose connections go to these addresses in turn; the CPU time of all these processes is taken.
+    pub fn load_of_many(&self, addresses: &[&str], servers: &[u32], arguments: &[String]) -> Result<Helper> {
+        let servers: Vec<String> = servers.iter().map(u32::to_string).collect();
         let mut command = this("load");
-        command.arg(format!("--address={address}")).arg(format!("--server-pid={server}")).args(arguments);
+        command.arg(format!("--address={}", addresses.join(",")));
+        command.arg(format!("--server-pid={}", servers.join(","))).args(arguments);
         // One that is traced outlives its server, and would say so at length.
         if arguments.iter().any(|argument| argument == "--trace") {
             command.stderr(Stdio::null());

@@ -10,6 +10,7 @@ mod lab;
 mod latency;
 mod load;
 mod machine;
+mod nodes;
 mod report;
 mod scenario;
 mod spread;

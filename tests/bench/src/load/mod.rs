@@ -29,9 +29,9 @@ const STALLED: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Args {
-    /// host:port.
-    #[arg(long)]
-    pub address: String,
+    /// host:port; of several each connection goes to the next.
+    #[arg(long, value_delimiter = ',')]
+    pub address: Vec<String>,
     #[arg(long, default_value = "bench")]
     pub subscription: String,
     #[arg(long, default_value_t = 1)]
@@ -79,9 +79,9 @@ pub struct Args {
     /// Connects, subscribes with a window of 0, and waits for words on stdin.
     #[arg(long)]
     pub idle: bool,
-    /// The process whose CPU time is taken.
-    #[arg(long, default_value_t = 0)]
-    pub server_pid: u32,
+    /// The processes whose CPU time is taken.
+    #[arg(long, value_delimiter = ',')]
+    pub server_pid: Vec<u32>,
 }
 
 /// What an answer to a settlement promises.
@@ -103,10 +103,10 @@ pub fn run(args: Args) -> Result<()> {
 
 async fn drive(args: Rc<Args>) -> Result<Outcome> {
     let tally = Rc::new(Tally::default());
-    let begin = tally.snapshot(args.server_pid);
+    let begin = tally.snapshot(&args.server_pid);
     let mut channels = Vec::new();
-    for _ in 0..args.connections.max(1) {
-        channels.push(connect(&args.address).await?);
+    for address in args.address.iter().cycle().take(args.connections.max(1)) {
+        channels.push(connect(address).await?);
     }
     if args.idle {
         say(&serde_json::json!({ "event": "connected" }));
@@ -135,7 +135,7 @@ async fn drive(args: Rc<Args>) -> Result<Outcome> {
         None => {
             tokio::time::sleep(Duration::from_secs_f64(args.warm)).await;
             tally.forget_warm_up();
-            tally.snapshot(args.server_pid)
+            tally.snapshot(&args.server_pid)
         }
     };
     watch(&args, &tally).await?;
@@ -167,7 +167,7 @@ async fn watch(args: &Args, tally: &Tally) -> Result<()> {
         }
         if point.elapsed() >= SERIES {
             point = Instant::now();
-            tally.point(args.server_pid);
+            tally.point(&args.server_pid);
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -148,7 +148,9 @@ impl Worker<'_> {
                 let lease = Lease { partition: batch.partition, epoch: batch.epoch, offset: record.offset };
                 if self.args.trace {
                     let (partition, offset) = (lease.partition, lease.offset);
-                    say(&serde_json::json!({ "at": now_ns(), "partition": partition, "offset": offset }));
+                    say(
+                        &serde_json::json!({ "at": now_ns(), "partition": partition, "epoch": lease.epoch, "offset": offset }),
+                    );
                 }
                 let retries_it = record.attempts == 0
                     && self.args.retry_permille > 0

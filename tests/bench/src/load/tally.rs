@@ -39,7 +39,7 @@ pub(super) struct Tally {
 }
 
 /// Where the counters stood.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Snapshot {
     at_ns: u64,
     delivered: u64,
@@ -47,7 +47,7 @@ pub(super) struct Snapshot {
     retried: u64,
     bytes: u64,
     frames: u64,
-    server_cpu_s: f64,
+    servers_cpu_s: Vec<f64>,
     client_cpu_s: f64,
 }
 
@@ -63,8 +63,12 @@ pub struct Outcome {
     /// From the first record to the last, or as long as was measured.
     pub seconds: f64,
     pub records_per_frame: f64,
+    /// Of all servers together.
     pub server_cpu_s: f64,
+    /// Of each, in their order.
+    pub servers_cpu_s: Vec<f64>,
     pub client_cpu_s: f64,
+    /// Of the server that had most.
     pub server_rss_peak_bytes: u64,
     pub latency: Percentiles,
     /// From a record's start at a worker to its settlement.
@@ -101,7 +105,7 @@ impl Tally {
         by_stream[stream] += records as u64;
     }
 
-    pub(super) fn snapshot(&self, server: u32) -> Snapshot {
+    pub(super) fn snapshot(&self, servers: &[u32]) -> Snapshot {
         Snapshot {
             at_ns: now_ns(),
             delivered: self.delivered.get(),
@@ -109,7 +113,7 @@ impl Tally {
             retried: self.retried.get(),
             bytes: self.bytes.get(),
             frames: self.frames.get(),
-            server_cpu_s: cpu_s(server),
+            servers_cpu_s: servers.iter().map(|server| cpu_s(*server)).collect(),
             client_cpu_s: cpu_s(std::process::id()),
         }
     }
@@ -122,8 +126,9 @@ impl Tally {
         self.by_stream.borrow_mut().fill(0);
     }
 
-    pub(super) fn point(&self, server: u32) {
-        self.series.borrow_mut().push((self.acked.get(), cpu_s(server)));
+    pub(super) fn point(&self, servers: &[u32]) {
+        let cpu_s = servers.iter().map(|server| cpu_s(*server)).sum();
+        self.series.borrow_mut().push((self.acked.get(), cpu_s));
     }
 
     /// Asks each stream to say that its settlements are applied: an ack that is still on its way is none.
@@ -145,7 +150,9 @@ impl Tally {
     }
 
     pub(super) fn outcome(&self, args: &Args, from: &Snapshot) -> Outcome {
-        let to = self.snapshot(args.server_pid);
+        let to = self.snapshot(&args.server_pid);
+        let servers_cpu_s: Vec<f64> =
+            to.servers_cpu_s.iter().zip(&from.servers_cpu_s).map(|(to, from)| to - from).collect();
         let seconds = match args.records {
             Some(_) => self.last_ns.get().saturating_sub(self.first_ns.get()),
             None => to.at_ns - from.at_ns,
@@ -160,11 +167,12 @@ impl Tally {
             bytes: to.bytes - from.bytes,
             seconds: seconds as f64 / 1e9,
             records_per_frame: (to.delivered - from.delivered) as f64 / (to.frames - from.frames).max(1) as f64,
-            server_cpu_s: to.server_cpu_s - from.server_cpu_s,
+            server_cpu_s: servers_cpu_s.iter().sum(),
+            servers_cpu_s,
             client_cpu_s: to.client_cpu_s - from.client_cpu_s,
-            server_rss_peak_bytes: match args.server_pid {
-                0 => 0,
-                pid => sluice_tests::process::peak_rss(pid),
+            server_rss_peak_bytes: {
+                let pids = args.server_pid.iter().filter(|pid| **pid != 0);
+                pids.map(|pid| sluice_tests::process::peak_rss(*pid)).max().unwrap_or(0)
             },
             latency: self.latency.borrow().percentiles(),
             hold: self.hold.borrow().percentiles(),

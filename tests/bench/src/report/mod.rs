@@ -40,7 +40,7 @@ pub struct Table {
 /// One figure that a target is about.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
-    /// P1 to P15.
+    /// P1 to P20.
     pub target: &'static str,
     pub case: String,
     pub value: Spread,

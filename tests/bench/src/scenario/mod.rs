@@ -1,5 +1,6 @@
 //! The scenarios: each is one command.
 
+mod cluster;
 mod drain;
 mod durable;
 mod fairness;
@@ -15,6 +16,7 @@ use anyhow::Result;
 use crate::lab::Lab;
 use crate::report::Findings;
 
+pub use cluster::{Relay, Share};
 pub use drain::Drain;
 pub use fairness::Fairness;
 pub use latency::Latency;
@@ -67,6 +69,16 @@ pub enum Scenario {
         #[arg(long, value_delimiter = ',', default_value = "1,100,1000")]
         counts: Vec<i32>,
     },
+    /// Three nodes, and all clients on those that own nothing, by all clients on the owner and by one node (P16).
+    Relay(Relay),
+    /// Clients led to three nodes in turn, which take a while for each record (P17).
+    Spread(Share),
+    /// All clients on one node of three that own some partitions each (P18).
+    OneNode,
+    /// An owner is killed, and clients are on other nodes (P19).
+    TakeoverCluster,
+    /// What `[peers]` costs clients whose records are all on their own node (P20).
+    Peers,
 }
 
 impl Scenario {
@@ -86,6 +98,11 @@ impl Scenario {
             Self::Subscriptions { counts } => idle::subscriptions(lab, counts),
             Self::Together => together::run(lab),
             Self::Partitions { counts } => idle::partitions(lab, counts),
+            Self::Relay(relay) => relay.run(lab),
+            Self::Spread(share) => share.run(lab),
+            Self::OneNode => cluster::one_node(lab),
+            Self::TakeoverCluster => cluster::takeover(lab),
+            Self::Peers => cluster::peers(lab),
         }
     }
 }

@@ -19,13 +19,13 @@ use crate::spread::Spread;
 const PARTITIONS: i32 = 4;
 const RATE: f64 = 400.0;
 /// Both sides alike: the least that brokers allow by default.
-const SESSION: [&str; 2] = ["kafka_session_timeout = \"6s\"", "commit_interval = \"250ms\""];
-const RAW_SESSION: &str = "-Xsession.timeout.ms=6000";
+pub(super) const SESSION: [&str; 2] = ["kafka_session_timeout = \"6s\"", "commit_interval = \"250ms\""];
+pub(super) const RAW_SESSION: &str = "-Xsession.timeout.ms=6000";
 /// Both members must have records within this.
-const JOIN: Duration = Duration::from_secs(30);
+pub(super) const JOIN: Duration = Duration::from_secs(30);
 /// So long they share the work before one goes.
-const SHARED: Duration = Duration::from_secs(3);
-const AWAY: Duration = Duration::from_secs(30);
+pub(super) const SHARED: Duration = Duration::from_secs(3);
+pub(super) const AWAY: Duration = Duration::from_secs(30);
 
 /// How one goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +34,29 @@ enum Exit {
     Terminate,
 }
 
-/// Records by partition: when, and which offset.
-type Trace = BTreeMap<i64, Vec<(u64, i64)>>;
+/// A record that came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Came {
+    pub(super) at_ns: u64,
+    pub(super) offset: i64,
+    /// A raw consumer has none.
+    pub(super) epoch: Option<i64>,
+}
 
-/// A member whose records are written down.
-struct Member {
-    /// `None`: the raw consumer is the helper itself.
-    gateway: Option<Gateway>,
+/// Records by partition.
+type Trace = BTreeMap<i64, Vec<Came>>;
+
+/// A process whose records are written down.
+pub(super) struct Traced {
     helper: Helper,
     trace: Arc<Mutex<Trace>>,
+}
+
+/// A member of a group.
+struct Member {
+    /// `None`: the raw consumer is what is traced.
+    gateway: Option<Gateway>,
+    records: Traced,
 }
 
 struct Taken {
@@ -85,24 +99,24 @@ fn once(lab: &Lab, kind: Kind, exit: Exit) -> Result<Taken> {
     let group = unique("takeover");
     let mut goes = Member::start(lab, kind, &topic, &group)?;
     let _producer = lab.produce(&topic, RATE, 120.0)?;
-    until("the first member has all partitions", JOIN, || goes.partitions_since(0).len() == PARTITIONS as usize)?;
+    until("the first member has all partitions", JOIN, || goes.records.since(0).len() == PARTITIONS as usize)?;
     let stays = Member::start(lab, kind, &topic, &group)?;
-    until("the second member has some", JOIN, || stays.partitions_since(0).len() == PARTITIONS as usize / 2)?;
+    until("the second member has some", JOIN, || stays.records.since(0).len() == PARTITIONS as usize / 2)?;
     std::thread::sleep(SHARED);
     let settled = now_ns() - 1_000_000_000;
-    let lost = goes.partitions_since(settled);
+    let lost = goes.records.since(settled);
     let at = now_ns();
     goes.exit(exit)?;
-    let arrived = || lost.iter().all(|partition| stays.first_since(*partition, at).is_some());
+    let arrived = || lost.iter().all(|partition| stays.records.first_since(*partition, at).is_some());
     until("the survivor has all partitions", AWAY, arrived)?;
     std::thread::sleep(Duration::from_secs(1));
     let (mut to_first, mut gap, mut duplicates) = (0, 0, 0);
     for partition in lost {
-        let Some((first_at, first)) = stays.first_since(partition, at) else { continue };
-        let (last_at, last) = goes.last(partition).unwrap_or((at, first - 1));
-        to_first = to_first.max(first_at - at);
-        gap = gap.max(first_at.saturating_sub(last_at));
-        duplicates += (last + 1 - first).max(0);
+        let Some(first) = stays.records.first_since(partition, at) else { continue };
+        let last = goes.records.last(partition).map_or((at, first.offset - 1), |last| (last.at_ns, last.offset));
+        to_first = to_first.max(first.at_ns - at);
+        gap = gap.max(first.at_ns.saturating_sub(last.0));
+        duplicates += (last.1 + 1 - first.offset).max(0);
     }
     Ok(Taken { to_first_s: to_first as f64 / 1e9, gap_s: gap as f64 / 1e9, duplicates: duplicates as f64 })
 }
@@ -111,63 +125,95 @@ fn once(lab: &Lab, kind: Kind, exit: Exit) -> Result<Taken> {
 
 impl Member {
     fn start(lab: &Lab, kind: Kind, topic: &Topic, group: &str) -> Result<Self> {
-        let (gateway, mut helper) = if kind == Kind::Raw {
-            let mut raw = lab.raw_helper(&topic.name, group, &["--trace", "--seconds=120", RAW_SESSION])?;
-            raw.tell("go")?;
-            (None, raw)
-        } else {
-            let subscription = lab.subscription(crate::lab::SUBSCRIPTION, &topic.name, group, &SESSION);
-            let gateway = lab.gateway(vec![subscription]);
-            let mut arguments = Contestant::new("", kind).streams(2, 1_000).arguments();
-            arguments.extend(["--trace", "--seconds=120"].map(str::to_owned));
-            let load = lab.load_helper(gateway.address(), gateway.pid(), &arguments)?;
-            (Some(gateway), load)
-        };
-        let trace = Arc::new(Mutex::new(Trace::new()));
-        let (lines, written) = (helper.take_lines()?, Arc::clone(&trace));
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let Ok(said) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
-                if let (Some(at), Some(partition), Some(offset)) =
-                    (said["at"].as_u64(), said["partition"].as_i64(), said["offset"].as_i64())
-                {
-                    let mut trace = written.lock().unwrap_or_else(PoisonError::into_inner);
-                    trace.entry(partition).or_default().push((at, offset));
-                }
-            }
-        });
-        Ok(Self { gateway, helper, trace })
+        if kind == Kind::Raw {
+            return Ok(Self { gateway: None, records: Traced::raw(lab, topic, group)? });
+        }
+        let subscription = lab.subscription(crate::lab::SUBSCRIPTION, &topic.name, group, &SESSION);
+        let gateway = lab.gateway(vec![subscription]);
+        let records = Traced::clients(lab, &[gateway.address()])?;
+        Ok(Self { gateway: Some(gateway), records })
     }
 
     fn exit(&mut self, exit: Exit) -> Result<()> {
         match (&mut self.gateway, exit) {
             (Some(gateway), Exit::Kill) => gateway.kill(),
             (Some(gateway), Exit::Terminate) => gateway.signal(Signal::Term),
-            (None, Exit::Kill) => self.helper.signal(Signal::Kill),
+            (None, Exit::Kill) => self.records.kill(),
             (None, Exit::Terminate) => bail!("a raw consumer is only killed"),
         }
         Ok(())
+    }
+}
+
+// === impl Traced ===
+
+impl Traced {
+    /// A raw consumer, a member of this group.
+    pub(super) fn raw(lab: &Lab, topic: &Topic, group: &str) -> Result<Self> {
+        let mut raw = lab.raw_helper(&topic.name, group, &["--trace", "--seconds=120", RAW_SESSION])?;
+        raw.tell("go")?;
+        Self::of(raw)
+    }
+
+    /// Two clients of gateways at these addresses.
+    pub(super) fn clients(lab: &Lab, addresses: &[&str]) -> Result<Self> {
+        let mut arguments = Contestant::new("", Kind::Sluice).streams(2, 1_000).arguments();
+        arguments.extend(["--trace", "--seconds=120"].map(str::to_owned));
+        // The gateways' CPU time is of no interest, and one of them will be gone.
+        Self::of(lab.load_of_many(addresses, &[0], &arguments)?)
+    }
+
+    fn of(mut helper: Helper) -> Result<Self> {
+        let trace = Arc::new(Mutex::new(Trace::new()));
+        let (lines, written) = (helper.take_lines()?, Arc::clone(&trace));
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let Ok(said) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+                if let (Some(at_ns), Some(partition), Some(offset)) =
+                    (said["at"].as_u64(), said["partition"].as_i64(), said["offset"].as_i64())
+                {
+                    let mut trace = written.lock().unwrap_or_else(PoisonError::into_inner);
+                    let came = Came { at_ns, offset, epoch: said["epoch"].as_i64() };
+                    trace.entry(partition).or_default().push(came);
+                }
+            }
+        });
+        Ok(Self { helper, trace })
+    }
+
+    pub(super) fn kill(&self) {
+        self.helper.signal(Signal::Kill);
     }
 
     fn read<T>(&self, look: impl FnOnce(&Trace) -> T) -> T {
         look(&self.trace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn partitions_since(&self, at: u64) -> Vec<i64> {
-        let later = |records: &[(u64, i64)]| records.last().is_some_and(|(last, _)| *last >= at);
+    /// Partitions of which something came since then.
+    pub(super) fn since(&self, at: u64) -> Vec<i64> {
+        let later = |records: &[Came]| records.last().is_some_and(|last| last.at_ns >= at);
         self.read(|trace| trace.iter().filter(|(_, records)| later(records)).map(|(partition, _)| *partition).collect())
     }
 
-    fn first_since(&self, partition: i64, at: u64) -> Option<(u64, i64)> {
-        self.read(|trace| trace.get(&partition)?.iter().find(|(time, _)| *time > at).copied())
+    pub(super) fn first_since(&self, partition: i64, at: u64) -> Option<Came> {
+        self.read(|trace| trace.get(&partition)?.iter().find(|came| came.at_ns > at).copied())
     }
 
-    fn last(&self, partition: i64) -> Option<(u64, i64)> {
+    /// The first since then that another owner dealt than the last before it.
+    pub(super) fn first_of_another(&self, partition: i64, at: u64) -> Option<Came> {
+        self.read(|trace| {
+            let records = trace.get(&partition)?;
+            let before = records.iter().rfind(|came| came.at_ns <= at)?.epoch;
+            records.iter().find(|came| came.at_ns > at && came.epoch != before).copied()
+        })
+    }
+
+    pub(super) fn last(&self, partition: i64) -> Option<Came> {
         self.read(|trace| trace.get(&partition)?.last().copied())
     }
 }
 
-fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
+pub(super) fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
     let start = Instant::now();
     while !holds() {
         if start.elapsed() > limit {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::kafka::client::Kafka;
 use crate::kafka::install::{Installed, installed};
+use crate::place::Place;
 use crate::process::{self, Signal};
 use crate::scratch;
 use crate::way::Way;
@@ -52,8 +53,20 @@ impl Broker {
     /// One that has its port and its folder, but does not run: `restart` starts it.
     #[must_use]
     pub fn prepare() -> Self {
-        let node = Node::format(installed(), &scratch::folder("broker"));
-        Self { kafka: Kafka::new(format!("127.0.0.1:{}", node.port)), node: Mutex::new(node) }
+        Self::of(Node::format(installed(), &scratch::folder("broker")))
+    }
+
+    /// Starts one somewhere else, where it has this address and nobody else has its ports, and waits until it answers.
+    #[must_use]
+    pub fn start_in(place: Place, host: &str) -> Self {
+        let node = Node::format_in(place, host, [9092, 9093], installed(), &scratch::folder("broker"));
+        let this = Self::of(node);
+        this.restart();
+        this
+    }
+
+    fn of(node: Node) -> Self {
+        Self { kafka: Kafka::new(node.address()), node: Mutex::new(node) }
     }
 
     /// Starts one for measurements: with flags of its own for the JVM and lines of its own for `server.properties`, which
@@ -144,6 +157,8 @@ impl Broker {
 pub(crate) struct Node {
     installed: Installed,
     folder: PathBuf,
+    place: Place,
+    host: String,
     port: u16,
     child: Option<Child>,
     pub(crate) jvm_flags: Vec<String>,
@@ -152,14 +167,19 @@ pub(crate) struct Node {
 impl Node {
     /// Chooses ports, writes the properties and formats the log folder.
     pub(crate) fn format(installed: Installed, folder: &Path) -> Self {
-        let port = free_port();
-        let properties = properties(folder, port, free_port());
+        Self::format_in(Place::default(), "127.0.0.1", [free_port(), free_port()], installed, folder)
+    }
+
+    /// The same with these ports, its own and its controller's, at this address.
+    fn format_in(place: Place, host: &str, ports: [u16; 2], installed: Installed, folder: &Path) -> Self {
+        let properties = properties(folder, host, ports);
         fs::write(folder.join("server.properties"), properties).expect("write server.properties");
-        let node = Self { installed, folder: folder.to_path_buf(), port, child: None, jvm_flags: Vec::new() };
+        let (folder, host, port) = (folder.to_path_buf(), host.to_owned(), ports[0]);
+        let node = Self { installed, folder, place, host, port, child: None, jvm_flags: Vec::new() };
         let output = node
             .java()
             .args(["kafka.tools.StorageTool", "format", "-t", "c2x1aWNlLXRlc3Rpbg", "-c"])
-            .arg(folder.join("server.properties"))
+            .arg(node.folder.join("server.properties"))
             .output()
             .expect("java was found");
         assert!(
@@ -172,7 +192,7 @@ impl Node {
     }
 
     fn java(&self) -> Command {
-        let mut java = Command::new("java");
+        let mut java = self.place.command("java");
         java.args([HEAP, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.showDateTime=true"]);
         if let Some(archive) = &self.installed.archive {
             java.arg(format!("-XX:SharedArchiveFile={}", archive.display())).arg("-Xshare:auto");
@@ -183,6 +203,10 @@ impl Node {
 
     fn log(&self) -> PathBuf {
         self.folder.join("broker.log")
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     /// Starts it and waits until it answers. One that runs already stays as it is.
@@ -200,7 +224,7 @@ impl Node {
 
     fn wait_until_it_answers(&mut self) {
         let start = Instant::now();
-        let address = format!("127.0.0.1:{}", self.port);
+        let address = self.address();
         loop {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
             let late = start.elapsed() > START_DEADLINE;
@@ -248,13 +272,13 @@ fn free_port() -> u16 {
 }
 
 /// One node that is broker and controller; times lowered so that nothing waits for a default meant for production.
-fn properties(folder: &Path, port: u16, controller: u16) -> String {
+fn properties(folder: &Path, host: &str, [port, controller]: [u16; 2]) -> String {
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://{host}:{port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
