@@ -1,6 +1,6 @@
 # The front door. `make dev` runs the main job, `make test` passes every test, `make check` and
 # `make bench` are everything else that CI asks.
-.PHONY: dev test check bench fmt
+.PHONY: dev test check bench netns fmt
 
 dev:
 	@scripts/needs.sh build
@@ -24,6 +24,12 @@ bench:
 	@scripts/needs.sh bench
 	gateway/core/benches/instructions.sh --check
 	cargo run --locked --release -p sluice-bench -- ci
+
+# A cluster in network namespaces, with faults that only a network has: see CONTRIBUTING.md. It needs root.
+netns:
+	@scripts/needs.sh build
+	cargo build --locked -p sluice -p sluice-tests --bin sluice --bin netns
+	$(if $(filter 0,$(shell id -u)),,sudo) env SLUICE_BIN=$(CURDIR)/target/debug/sluice target/debug/netns $(ARGS)
 
 fmt:
 	cargo fmt --all
