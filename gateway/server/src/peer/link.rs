@@ -17,6 +17,7 @@ use super::wire;
 use super::{FRAME_BYTES_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, Shared};
 use crate::next::spoken;
 use crate::peer::edge::{FromPeer, index_of};
+use crate::session::relayed::Malformed;
 
 /// A connection that is up.
 pub(super) struct Link {
@@ -89,7 +90,11 @@ impl Link {
                     Ok(Some(RelayResponse { session, response })) => {
                         heard = Instant::now();
                         match response {
-                            Some(response) => self.read(owner, session, response, shared),
+                            Some(response) => {
+                                if let Err(error) = self.read(owner, session, response, shared) {
+                                    return error.to_string();
+                                }
+                            }
                             None => shared.unknown_frame(),
                         }
                     }
@@ -110,7 +115,7 @@ impl Link {
         }
     }
 
-    fn read(&self, owner: super::OwnerId, session: u64, response: Wire, shared: &Shared) {
+    fn read(&self, owner: super::OwnerId, session: u64, response: Wire, shared: &Shared) -> Result<(), Malformed> {
         match response {
             Wire::Ping(Ping {}) => self.conn.send(0, ToOwner::Pong(Pong {})),
             Wire::Pong(Pong {}) | Wire::Hello(_) => {}
@@ -125,11 +130,12 @@ impl Link {
             }
             about => {
                 let index = usize::try_from(index_of(session)).unwrap_or(usize::MAX);
-                if let (Some(edge), Some(said)) = (shared.edges.values().nth(index), wire::from_response(about)) {
+                if let (Some(edge), Some(said)) = (shared.edges.values().nth(index), wire::from_response(about)?) {
                     let _ = edge.peers.send(FromPeer::Session { session, said });
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -3,11 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use sluice_core::{
-    Batch, Dealt, End, Epoch, Leases, OffsetRange, Open, Outcome, RecordRef, Settlement, Settlements, TopicPartition,
-    Via,
-};
+use prost::Message as _;
+use sluice_core::{Batch, End, Leases, OffsetRange, Open, Outcome, Settlement, Settlements, TopicPartition, Via};
 use sluice_proto::peer::v1::relay_response::Response;
 use sluice_proto::peer::v1::{self as pb, EndCause};
 use sluice_proto::v1::{self, consume_response};
@@ -15,7 +12,8 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use crate::error::Error;
-use crate::session::{Decoder, Frame, encode};
+use crate::session::relayed::{self, Malformed, Relayed, RelayedBatch};
+use crate::session::{Decoder, Frame, encode, to_bytes};
 
 /// The largest frame of a client that fits one between nodes.
 const SESSION_FRAME_BYTES_MAX: u32 = super::FRAME_BYTES_MAX as u32 - (64 << 10);
@@ -50,32 +48,38 @@ pub(crate) enum Records {
     /// From the engine of this node.
     Near { sequence: u64, batches: Vec<Batch> },
     /// From another node.
-    Far(v1::Delivery),
+    Far(Relayed),
 }
 
 impl Records {
     /// The leases, and the frame's number.
     pub(crate) fn leases(&self) -> (Vec<Leases>, u64) {
-        let one = |offset| OffsetRange { first: offset, last: offset };
         match self {
             Self::Near { sequence, batches } => {
                 let leases = |batch: &Batch| Leases {
                     partition: batch.partition.clone(),
                     epoch: batch.epoch,
-                    offsets: batch.records.iter().map(|dealt| one(dealt.record.offset)).collect(),
+                    offsets: offsets(batch),
                 };
                 (batches.iter().map(leases).collect(), *sequence)
             }
-            Self::Far(delivery) => {
-                let leases = |batch: &v1::Batch| Leases {
+            Self::Far(relayed) => {
+                let leases = |batch: &RelayedBatch| Leases {
                     partition: TopicPartition::new(batch.topic.as_str(), batch.partition),
-                    epoch: Epoch(batch.epoch),
-                    offsets: batch.records.iter().map(|record| one(record.offset)).collect(),
+                    epoch: batch.epoch,
+                    offsets: batch.offsets.clone(),
                 };
-                (delivery.batches.iter().map(leases).collect(), delivery.sequence)
+                (relayed.batches.iter().map(leases).collect(), relayed.sequence)
             }
         }
     }
+}
+
+/// Of a batch of this node's engine.
+pub(crate) fn offsets(batch: &Batch) -> Vec<OffsetRange> {
+    let mut ranges = Vec::new();
+    batch.records.iter().for_each(|dealt| relayed::add(&mut ranges, dealt.record.offset));
+    ranges
 }
 
 /// How an owner ended a session.
@@ -102,6 +106,8 @@ pub(crate) fn from_frame(frame: Frame) -> Option<FromOwner> {
         Frame::Opened { held, sequence } => Some(FromOwner::Opened { held, sequence }),
         Frame::Echo { number, held_records, held_bytes } => Some(FromOwner::Echo { number, held_records, held_bytes }),
         Frame::Message(message) => from_message(*message),
+        // No engine relays.
+        Frame::Relay { .. } => None,
         Frame::End(end) => Some(FromOwner::Ended(end.into())),
         Frame::Ping | Frame::Probe => None,
     }
@@ -110,18 +116,21 @@ pub(crate) fn from_frame(frame: Frame) -> Option<FromOwner> {
 fn from_message(message: v1::ConsumeResponse) -> Option<FromOwner> {
     use consume_response::Response as Wire;
     match message.response? {
-        Wire::Delivery(delivery) => Some(FromOwner::Records(Records::Far(delivery))),
         Wire::Settled(v1::Settled { request_id, rejections }) => Some(FromOwner::Settled { request_id, rejections }),
         Wire::Revoked(revoked) => Some(FromOwner::Revoked(revoked)),
         Wire::Committed(committed) => Some(FromOwner::Committed(committed)),
         Wire::Drain(_) => Some(FromOwner::Drain),
-        Wire::Subscribed(_) | Wire::Ping(_) => None,
+        // Records have a frame of their own.
+        Wire::Delivery(_) | Wire::Subscribed(_) | Wire::Ping(_) => None,
     }
 }
 
 /// From another node.
-pub(crate) fn from_response(response: Response) -> Option<FromOwner> {
-    match response {
+///
+/// # Errors
+/// When it is no message.
+pub(crate) fn from_response(response: Response) -> Result<Option<FromOwner>, Malformed> {
+    Ok(match response {
         Response::Opened(pb::Opened { held, sequence }) => {
             let mut decoder = Decoder::default();
             Some(FromOwner::Opened { held: held.into_iter().map(|leases| decoder.leases(leases)).collect(), sequence })
@@ -129,13 +138,16 @@ pub(crate) fn from_response(response: Response) -> Option<FromOwner> {
         Response::Echo(pb::Echo { number, held_records, held_bytes }) => {
             Some(FromOwner::Echo { number, held_records, held_bytes })
         }
-        Response::Frame(message) => from_message(message),
+        Response::Frame(frame) => match relayed::read(&frame)? {
+            Some(relayed) => Some(FromOwner::Records(Records::Far(relayed))),
+            None => from_message(v1::ConsumeResponse::decode(frame).map_err(|_| Malformed)?),
+        },
         Response::Ended(pb::Ended { reason, message }) if reason.is_empty() && message.is_empty() => {
             Some(FromOwner::Ended(Ended::Planned))
         }
         Response::Ended(pb::Ended { reason, message }) => Some(FromOwner::Ended(Ended::Failed { reason, message })),
         Response::Hello(_) | Response::Status(_) | Response::Ping(_) | Response::Pong(_) => None,
-    }
+    })
 }
 
 // === to edges ===
@@ -143,11 +155,8 @@ pub(crate) fn from_response(response: Response) -> Option<FromOwner> {
 /// A frame of this node's engine, for another node. `None`: not for edges.
 pub(crate) fn to_response(frame: Frame) -> Option<Response> {
     match frame {
-        Frame::Deliver { sequence, batches } => {
-            let delivery = v1::Delivery { sequence, batches: batches.into_iter().map(batch).collect() };
-            Some(Response::Frame(encode::frame(consume_response::Response::Delivery(delivery))))
-        }
-        Frame::Message(message) => Some(Response::Frame(*message)),
+        Frame::Deliver { sequence, batches } => Some(Response::Frame(to_bytes(sequence, &batches))),
+        Frame::Message(message) => Some(Response::Frame(message.encode_to_vec().into())),
         Frame::Opened { held, sequence } => {
             Some(Response::Opened(pb::Opened { held: held.into_iter().map(encode::leases).collect(), sequence }))
         }
@@ -158,46 +167,8 @@ pub(crate) fn to_response(frame: Frame) -> Option<Response> {
             Ended::Planned => pb::Ended::default(),
             Ended::Failed { reason, message } => pb::Ended { reason, message },
         })),
-        Frame::Ping | Frame::Probe => None,
-    }
-}
-
-fn batch(batch: Batch) -> v1::Batch {
-    // One copy of all bytes, and each record a part of it: runs are dealt by reference, and a message wants to own them.
-    let mut bytes = BytesMut::with_capacity(batch.records.iter().map(|dealt| bytes_of(&dealt.record)).sum());
-    v1::Batch {
-        topic: batch.partition.topic.to_string(),
-        partition: batch.partition.partition,
-        epoch: batch.epoch.0,
-        records: batch.records.iter().map(|dealt| record(&dealt, &mut bytes)).collect(),
-    }
-}
-
-fn bytes_of(record: &RecordRef<'_>) -> usize {
-    let headers = record.headers.iter().map(|(_, value)| value.map_or(0, <[u8]>::len));
-    record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers.sum::<usize>()
-}
-
-fn record(dealt: &Dealt<'_>, bytes: &mut BytesMut) -> v1::Record {
-    let record = &dealt.record;
-    let mut copy = |part: Option<&[u8]>| {
-        part.map(|part| {
-            bytes.extend_from_slice(part);
-            bytes.split().freeze()
-        })
-    };
-    v1::Record {
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: copy(record.key),
-        value: copy(record.value),
-        headers: record
-            .headers
-            .iter()
-            .map(|(name, value)| v1::Header { key: name.to_owned(), value: copy(value) })
-            .collect(),
-        origin: None,
-        attempts: dealt.attempts,
+        // One hop at most.
+        Frame::Relay { .. } | Frame::Ping | Frame::Probe => None,
     }
 }
 

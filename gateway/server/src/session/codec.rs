@@ -1,7 +1,7 @@
 //! Frames onto the wire. A delivery is written from the engine's batches straight into the transport's buffer, byte for byte
 //! as prost writes `v1::Delivery`, but in one pass, with no message in between and with its room known beforehand.
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use sluice_core::{Batch, Dealt};
 use sluice_proto::v1::{ConsumeRequest, ConsumeResponse};
 use tonic::Status;
@@ -13,6 +13,8 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 pub(crate) enum Outgoing {
     /// Records.
     Delivery { sequence: u64, batches: Vec<Batch> },
+    /// Records of another node: batches as they came from it.
+    Relayed { sequence: u64, batches: Vec<Bytes> },
     /// Anything else.
     Message(Box<ConsumeResponse>),
 }
@@ -25,22 +27,22 @@ pub(crate) struct FrameCodec;
 pub(crate) struct FrameEncoder(ProstEncoder<ConsumeResponse>);
 
 /// Numbers of fields in consumer.proto.
-mod field {
-    pub(super) const RESPONSE_DELIVERY: u8 = 2;
-    pub(super) const DELIVERY_SEQUENCE: u8 = 1;
-    pub(super) const DELIVERY_BATCHES: u8 = 2;
-    pub(super) const BATCH_TOPIC: u8 = 1;
-    pub(super) const BATCH_PARTITION: u8 = 2;
-    pub(super) const BATCH_EPOCH: u8 = 3;
-    pub(super) const BATCH_RECORDS: u8 = 4;
-    pub(super) const RECORD_OFFSET: u8 = 1;
-    pub(super) const RECORD_TIMESTAMP: u8 = 2;
-    pub(super) const RECORD_KEY: u8 = 3;
-    pub(super) const RECORD_VALUE: u8 = 4;
-    pub(super) const RECORD_HEADERS: u8 = 5;
-    pub(super) const RECORD_ATTEMPTS: u8 = 15;
-    pub(super) const HEADER_KEY: u8 = 1;
-    pub(super) const HEADER_VALUE: u8 = 2;
+pub(super) mod field {
+    pub(in crate::session) const RESPONSE_DELIVERY: u8 = 2;
+    pub(in crate::session) const DELIVERY_SEQUENCE: u8 = 1;
+    pub(in crate::session) const DELIVERY_BATCHES: u8 = 2;
+    pub(in crate::session) const BATCH_TOPIC: u8 = 1;
+    pub(in crate::session) const BATCH_PARTITION: u8 = 2;
+    pub(in crate::session) const BATCH_EPOCH: u8 = 3;
+    pub(in crate::session) const BATCH_RECORDS: u8 = 4;
+    pub(in crate::session) const RECORD_OFFSET: u8 = 1;
+    pub(in crate::session) const RECORD_TIMESTAMP: u8 = 2;
+    pub(in crate::session) const RECORD_KEY: u8 = 3;
+    pub(in crate::session) const RECORD_VALUE: u8 = 4;
+    pub(in crate::session) const RECORD_HEADERS: u8 = 5;
+    pub(in crate::session) const RECORD_ATTEMPTS: u8 = 15;
+    pub(in crate::session) const HEADER_KEY: u8 = 1;
+    pub(in crate::session) const HEADER_VALUE: u8 = 2;
 }
 
 /// Tag, length and the fixed fields of a record, at their longest: 6 and 2 × 11 bytes.
@@ -79,11 +81,20 @@ impl Encoder for FrameEncoder {
                 to.reserve(nested_len(sizes.delivery));
                 write(sequence, &batches, &sizes, to);
             }
+            Outgoing::Relayed { sequence, batches } => write_relayed(sequence, &batches, to),
             Outgoing::Message(message) => self.0.encode(*message, to)?,
         }
         crate::next::add_unknown(to);
         Ok(())
     }
+}
+
+/// A delivery as it goes to an edge: the bytes of a `ConsumeResponse`.
+pub(crate) fn to_bytes(sequence: u64, batches: &[Batch]) -> Bytes {
+    let sizes = Sizes::of(sequence, batches);
+    let mut bytes = Vec::with_capacity(nested_len(sizes.delivery));
+    write(sequence, batches, &sizes, &mut bytes);
+    bytes.into()
 }
 
 // === sizes ===
@@ -179,6 +190,16 @@ fn write(sequence: u64, batches: &[Batch], sizes: &Sizes, to: &mut impl BufMut) 
     }
 }
 
+fn write_relayed(sequence: u64, batches: &[Bytes], to: &mut impl BufMut) {
+    let len = number_len(sequence) + batches.iter().map(|batch| nested_len(batch.len())).sum::<usize>();
+    nested(to, field::RESPONSE_DELIVERY, len);
+    number(to, field::DELIVERY_SEQUENCE, sequence);
+    for batch in batches {
+        nested(to, field::DELIVERY_BATCHES, batch.len());
+        to.put_slice(batch);
+    }
+}
+
 fn record(to: &mut impl BufMut, dealt: &Dealt<'_>, len: usize) {
     let record = &dealt.record;
     // Put together first: each put into the transport's buffer looks for room anew.
@@ -250,7 +271,7 @@ fn varint(to: &mut impl BufMut, mut number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use crate::session::relayed;
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
@@ -319,7 +340,31 @@ mod tests {
             let delivery = v1::Delivery { sequence, batches: batches.iter().map(batch_of_prost).collect() };
             let message = ConsumeResponse { response: Some(Response::Delivery(delivery)) };
             prop_assert_eq!(written.len(), nested_len(sizes.delivery));
-            prop_assert_eq!(written, message.encode_to_vec());
+            prop_assert_eq!(&written, &message.encode_to_vec());
+            prop_assert_eq!(&to_bytes(sequence, &batches)[..], &written[..]);
+        }
+
+        #[test]
+        fn what_another_node_wrote_goes_on_as_it_came_but_for_its_number(
+            sequences in any::<[u64; 2]>(),
+            batches in vec(batches(), 0..4),
+        ) {
+            let came = to_bytes(sequences[0], &batches);
+            let relayed = relayed::read(&came).unwrap().expect("a delivery");
+            prop_assert_eq!(relayed.sequence, sequences[0]);
+            let offsets = |batch: &Batch| batch.records.iter().map(|dealt| dealt.record.offset).collect::<Vec<_>>();
+            for (batch, read) in batches.iter().zip(&relayed.batches) {
+                prop_assert_eq!(&*batch.partition.topic, &*read.topic);
+                prop_assert_eq!((batch.partition.partition, batch.epoch), (read.partition, read.epoch));
+                prop_assert_eq!(batch.records.len(), read.records);
+                // A range is of neighbours, so it has no more offsets than there are records.
+                let ranges = read.offsets.iter().flat_map(|range| range.first..=range.last).collect::<Vec<_>>();
+                prop_assert_eq!(offsets(batch), ranges);
+            }
+            let mut written = Vec::new();
+            let parts: Vec<_> = relayed.batches.into_iter().map(|batch| batch.bytes).collect();
+            write_relayed(sequences[1], &parts, &mut written);
+            prop_assert_eq!(&written[..], &to_bytes(sequences[1], &batches)[..]);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use sluice_core::{Batch, Leases, SessionId, Window};
 use sluice_proto::v1::consume_response::Response;
 use sluice_proto::v1::{ConsumeResponse, Rejection};
@@ -31,6 +32,12 @@ pub(crate) enum Frame {
     Deliver {
         sequence: u64,
         batches: Vec<Batch>,
+    },
+    /// Records of another node: so many, in batches as they came from it.
+    Relay {
+        sequence: u64,
+        records: usize,
+        batches: Vec<Bytes>,
     },
     Message(Box<ConsumeResponse>),
     /// To an edge only: the session is open. What both sides have, and the last frame's number.
@@ -137,14 +144,6 @@ fn answers(message: &ConsumeResponse) -> usize {
             let ranges = |r: &Rejection| r.leases.as_ref().map_or(1, |leases| leases.offsets.len().max(1));
             1 + settled.rejections.iter().map(ranges).sum::<usize>()
         }
-        _ => 0,
-    }
-}
-
-/// Records of a message: those that another node dealt come as one.
-fn unread(message: &ConsumeResponse) -> usize {
-    match &message.response {
-        Some(Response::Delivery(delivery)) => delivery.batches.iter().map(|batch| batch.records.len()).sum(),
         _ => 0,
     }
 }
@@ -289,9 +288,16 @@ impl Link {
     pub(crate) fn send(&self, message: ConsumeResponse) {
         if self.has_reader() {
             self.transport.answers.fetch_add(answers(&message), Ordering::AcqRel);
-            self.transport.unread.fetch_add(unread(&message), Ordering::AcqRel);
         }
         self.outlet.send(Frame::Message(Box::new(message)));
+    }
+
+    /// Sends records of another node.
+    pub(crate) fn relay(&self, sequence: u64, records: usize, batches: Vec<Bytes>) {
+        if self.has_reader() {
+            self.transport.unread.fetch_add(records, Ordering::AcqRel);
+        }
+        self.outlet.send(Frame::Relay { sequence, records, batches });
     }
 
     /// Sends records.
@@ -354,9 +360,12 @@ impl Stream for ConsumeStream {
                     self.transport.unread.fetch_sub(records(&batches), Ordering::AcqRel);
                     Outgoing::Delivery { sequence, batches }
                 }
+                Frame::Relay { sequence, records, batches } => {
+                    self.transport.unread.fetch_sub(records, Ordering::AcqRel);
+                    Outgoing::Relayed { sequence, batches }
+                }
                 Frame::Message(message) => {
                     self.transport.answers.fetch_sub(answers(&message), Ordering::AcqRel);
-                    self.transport.unread.fetch_sub(unread(&message), Ordering::AcqRel);
                     Outgoing::Message(message)
                 }
                 Frame::Ping => {

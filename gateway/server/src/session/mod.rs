@@ -9,9 +9,10 @@ pub(crate) mod encode;
 mod inbox;
 mod link;
 mod reader;
+pub(crate) mod relayed;
 mod silence;
 
-pub(crate) use codec::{FrameCodec, Outgoing};
+pub(crate) use codec::{FrameCodec, Outgoing, to_bytes};
 pub(crate) use decode::{Decoder, all_not_held, window};
 pub(crate) use inbox::Flood;
 pub(crate) use inbox::Input;

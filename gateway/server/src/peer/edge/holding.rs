@@ -1,6 +1,7 @@
 //! What a client holds, as its edge sees it: what is told the client when an owner is gone. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use sluice_core::{Epoch, Leases, OffsetRange, TopicPartition};
 
@@ -25,19 +26,20 @@ pub(crate) struct Holding {
 // === impl Offsets ===
 
 impl Offsets {
-    fn add(&mut self, offset: i64) {
-        let before = self.0.range_mut(..=offset).next_back().filter(|(_, last)| **last >= offset - 1);
-        let Some((&first, last)) = before else {
-            let last = self.0.remove(&(offset + 1)).unwrap_or(offset);
-            self.0.insert(offset, last);
+    /// Costs as much as there are ranges that it touches.
+    fn add(&mut self, first: i64, last: i64) {
+        if first > last {
             return;
-        };
-        if *last < offset {
-            *last = offset;
-            if let Some(further) = self.0.remove(&(offset + 1)) {
-                self.0.insert(first, further);
-            }
         }
+        let touches = |end: i64| end >= first.saturating_sub(1);
+        let before = self.0.range(..=first).next_back().filter(|(_, end)| touches(**end));
+        let (first, mut last) = before.map_or((first, last), |(from, to)| (*from, last.max(*to)));
+        let until = |last: i64| (Bound::Excluded(first), Bound::Included(last.saturating_add(1)));
+        while let Some((&from, &to)) = self.0.range(until(last)).next() {
+            self.0.remove(&from);
+            last = last.max(to);
+        }
+        self.0.insert(first, last);
     }
 
     /// Costs as much as there are ranges within.
@@ -66,25 +68,23 @@ impl Offsets {
 // === impl Holding ===
 
 impl Holding {
-    /// The owner dealt these, ascending.
+    /// The owner dealt these.
     pub(crate) fn add(
         &mut self,
         owner: OwnerId,
         partition: TopicPartition,
         epoch: Epoch,
-        offsets: impl IntoIterator<Item = i64>,
+        ranges: impl IntoIterator<Item = OffsetRange>,
     ) {
         let held =
             self.partitions.entry((partition, epoch)).or_insert_with(|| Held { owner, offsets: Offsets::default() });
         held.owner = owner;
-        offsets.into_iter().for_each(|offset| held.offsets.add(offset));
+        ranges.into_iter().for_each(|range| held.offsets.add(range.first, range.last));
     }
 
     /// The owner confirmed these after a resume.
     pub(crate) fn add_leases(&mut self, owner: OwnerId, leases: &Leases) {
-        for range in &leases.offsets {
-            self.add(owner, leases.partition.clone(), leases.epoch, range.first..=range.last);
-        }
+        self.add(owner, leases.partition.clone(), leases.epoch, leases.offsets.iter().copied());
     }
 
     /// These are settled, or taken back.
@@ -137,8 +137,8 @@ mod tests {
             let (mut offsets, mut set) = (Offsets::default(), BTreeSet::new());
             for (add, at, more) in ops {
                 if add {
-                    offsets.add(at);
-                    set.insert(at);
+                    offsets.add(at, at + more - 1);
+                    set.extend(at..at + more);
                 } else {
                     offsets.remove(at, at + more - 1);
                     set.retain(|offset| *offset < at || *offset >= at + more);
@@ -157,14 +157,14 @@ mod tests {
         let (near, far) = (OwnerId(0), OwnerId(1));
         let (p, q) = (TopicPartition::new("t", 0), TopicPartition::new("t", 1));
         let mut holding = Holding::default();
-        holding.add(near, p.clone(), Epoch(1), 0..5);
-        holding.add(far, q.clone(), Epoch(2), 7..9);
+        let range = |first, last| std::iter::once(OffsetRange { first, last });
+        holding.add(near, p.clone(), Epoch(1), range(0, 4));
+        holding.add(far, q.clone(), Epoch(2), range(7, 8));
         let leases = |partition: &TopicPartition, epoch, first, last| Leases {
             partition: partition.clone(),
             epoch: Epoch(epoch),
             offsets: vec![OffsetRange { first, last }],
         };
-        let range = |first, last| std::iter::once(OffsetRange { first, last });
         holding.remove(&p, Epoch(1), range(0, 2));
         holding.remove(&p, Epoch(9), range(0, 9));
         assert_eq!((holding.count_of(near), holding.count_of(far), holding.count()), (2, 2, 4));

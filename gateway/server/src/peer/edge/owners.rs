@@ -83,12 +83,12 @@ impl Owners {
     }
 
     /// A place by its names on the wire; the topic's name is nearly always the one before.
-    pub(crate) fn place(&mut self, topic: &str, partition: i32, epoch: i64) -> Place {
+    pub(crate) fn place(&mut self, topic: &str, partition: i32, epoch: Epoch) -> Place {
         let topic = match &self.topic {
             Some(known) if **known == *topic => known.clone(),
             _ => self.topic.insert(topic.into()).clone(),
         };
-        (TopicPartition { topic, partition }, Epoch(epoch))
+        (TopicPartition { topic, partition }, epoch)
     }
 
     /// The owner dealt something of a place that it has not told of yet.

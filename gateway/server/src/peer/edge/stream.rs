@@ -22,7 +22,8 @@ use super::pending::{Answer, Pending};
 use super::way::Way;
 use crate::error::Error;
 use crate::peer::OwnerId;
-use crate::peer::wire::{Ended, FromOwner, Records};
+use crate::peer::wire::{self, Ended, FromOwner, Records};
+use crate::session::relayed::Relayed;
 use crate::session::{Input, Link, encode};
 
 /// A client that may have leases is told which it still has after this at the latest, whoever has not answered.
@@ -298,23 +299,24 @@ impl Stream {
             Records::Near { sequence, batches } => {
                 for batch in &batches {
                     owners.learn(owner, &(batch.partition.clone(), batch.epoch));
-                    let offsets = batch.records.iter().map(|dealt| dealt.record.offset);
-                    self.holding.add(owner, batch.partition.clone(), batch.epoch, offsets);
+                    self.holding.add(owner, batch.partition.clone(), batch.epoch, wire::offsets(batch));
                     self.delivered[0] += batch.records.len() as u64;
                 }
                 let number = self.numbers.next(owner, sequence);
                 self.link.deliver(number, batches);
             }
-            Records::Far(mut delivery) => {
-                for batch in &delivery.batches {
+            Records::Far(Relayed { sequence, batches }) => {
+                let (mut records, mut parts) = (0, Vec::with_capacity(batches.len()));
+                for batch in batches {
                     let place = owners.place(&batch.topic, batch.partition, batch.epoch);
                     owners.learn(owner, &place);
-                    let offsets = batch.records.iter().map(|record| record.offset);
-                    self.holding.add(owner, place.0, place.1, offsets);
-                    self.delivered[1] += batch.records.len() as u64;
+                    self.holding.add(owner, place.0, place.1, batch.offsets);
+                    records += batch.records;
+                    parts.push(batch.bytes);
                 }
-                delivery.sequence = self.numbers.next(owner, delivery.sequence);
-                self.link.send(encode::frame(Response::Delivery(delivery)));
+                self.delivered[1] += records as u64;
+                let number = self.numbers.next(owner, sequence);
+                self.link.relay(number, records, parts);
             }
         }
     }
