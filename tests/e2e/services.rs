@@ -114,14 +114,15 @@ async fn a_stream_that_reaches_its_age_while_its_node_drains_still_settles() {
     let topic = kafka.topic("age-drain", 1);
     kafka.fill(&topic, 1, 5, 32);
     let group = unique("age-drain");
-    let config = GatewayConfig::new(kafka).node("stream_max_age = \"2s\"").node("drain_timeout = \"60s\"");
-    let mut gateway = config.subscription(subscription(&group, &[&topic], &[])).start();
+    let config = GatewayConfig::new(kafka).node("stream_max_age = \"4s\"").node("drain_timeout = \"60s\"");
+    let mut gateway = config.subscription(subscription(&group, &[&topic], &["join = \"at_start\""])).start();
+    owns(&gateway, &group, 1).await;
     let start = Instant::now();
     let mut wire = Wire::subscribe(&gateway, &group, 5).await;
     let held = wire.records(5).await;
     gateway.signal(Signal::Term);
     wire.until("it is told to drain", |wire| wire.drained.then_some(())).await;
-    while start.elapsed() < Duration::from_secs(5) {
+    while start.elapsed() < Duration::from_secs(7) {
         if let Seen::Ended(end) = wire.read(Duration::from_millis(100)).await {
             panic!("it ends after {:?}: {end:?}", start.elapsed());
         }

@@ -285,6 +285,8 @@ impl Fetch {
         let phase = state.phase;
         let held = matches!(phase, Phase::Held | Phase::Deciding(true));
         match decision {
+            // It is of a position that was left meanwhile.
+            Decision::Reset(ResetCause::LogTruncated, _) if !matches!(phase, Phase::Deciding(_)) => {}
             Decision::Reset(cause, assignment) if phase != Phase::Expected => {
                 if phase == Phase::Fetching {
                     self.stop_fetching(std::slice::from_ref(partition));

@@ -133,6 +133,7 @@ async fn streams_that_reach_their_age_spread_over_a_node_that_came_later() {
     reaches("all are acked", produced.len(), || history.acked_of(&produced)).await;
     committed_to_the_end(kafka, &group, &topic).await;
     history.check_no_loss(&produced);
+    history.check_no_duplicates();
     history.check_one_holder();
     history.check_commits(kafka, &group, &produced);
     crew.stop().await;

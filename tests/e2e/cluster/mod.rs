@@ -10,6 +10,7 @@ mod links;
 mod members;
 mod moving;
 mod numbers;
+mod resuming;
 mod seek;
 mod tls;
 mod versions;

@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use sluice_proto::peer::v1::SeekRequest;
+use sluice_proto::peer::v1::relay_service_client::RelayServiceClient;
+use sluice_proto::v1::PartitionOffset;
 use sluice_proto::v1::seek_subscription_request::Target;
 use sluice_tests::executable::executable;
 use sluice_tests::wire::Wire;
 use sluice_tests::{broker, unique};
+use tonic::Code;
 
 use super::cluster;
 use crate::committed_to_the_end;
@@ -50,5 +54,23 @@ async fn a_seek_moves_the_partitions_of_all_nodes_whichever_is_asked() {
     let refused = seek(&[&format!("{topic}:1=70")]);
     let why = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && why.contains("0 to 20"), "{why}");
+    committed_to_the_end(kafka, &group, &topic).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_seeks_to_no_offset_is_refused_and_stops_nothing() {
+    let kafka = broker();
+    let (topic, group) = (kafka.topic("no-offset", 1), unique("no-offset"));
+    let cluster = cluster(2, &group, &topic, &[]).await;
+    let mut wire = Wire::subscribe(&cluster.nodes[0], &group, 20).await;
+    let owner = cluster.owners(&group, 1).await[0];
+    let address = cluster.way(1 - owner, owner).address();
+    let mut peer = RelayServiceClient::connect(format!("http://{address}")).await.expect("plain on loopback");
+    let offset = PartitionOffset { topic: topic.clone(), partition: 0, offset: -5 };
+    let asked = peer.seek(SeekRequest { subscription: group.clone(), offsets: vec![offset] }).await;
+    assert_eq!(asked.expect_err("below 0").code(), Code::InvalidArgument);
+    kafka.fill(&topic, 1, 10, 32);
+    let records = wire.records(10).await;
+    wire.ack(&records);
     committed_to_the_end(kafka, &group, &topic).await;
 }

@@ -4,10 +4,12 @@ use std::process::Command;
 
 use sluice_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use sluice_proto::v1::{PauseSubscriptionRequest, ResumeSubscriptionRequest, Subscribe};
+use sluice_tests::process::Signal;
 use sluice_tests::wire::{Wire, subscribe};
 use sluice_tests::{SOON, broker, eventually, unique};
 
 use super::cluster;
+use crate::committed_to_the_end;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_shows_pauses_and_resumes_the_whole_cluster() {
@@ -68,4 +70,36 @@ async fn every_node_shows_pauses_and_resumes_the_whole_cluster() {
         let clients = if node == "node-2" { "0" } else { "1" };
         assert_eq!(cells.get(2..5), Some(&["yes", "1", clients][..]), "{text}");
     }
+}
+
+/// The last word of all nodes holds: whoever was away, or comes later, takes it over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_subscription_stays_paused_when_a_node_restarts() {
+    let kafka = broker();
+    let (topic, group) = (kafka.topic("stays-paused", 2), unique("stays-paused"));
+    let mut cluster = cluster(2, &group, &topic, &[]).await;
+    let mut wire = Wire::subscribe(&cluster.nodes[0], &group, 100).await;
+    cluster.spread(&group, 2, 2).await;
+    let mut operator = SubscriptionServiceClient::new(cluster.nodes[0].channel().await);
+    operator.pause_subscription(PauseSubscriptionRequest { name: group.clone() }).await.expect("pause");
+    cluster.nodes[1].signal(Signal::Term);
+    assert!(cluster.nodes[1].ended().await.success());
+    cluster.nodes[1].restart();
+    cluster.knows(1).await;
+    cluster.spread(&group, 2, 2).await;
+    kafka.fill(&topic, 2, 20, 32);
+    eventually("all is fetched, and paused", SOON, async || {
+        let partitions = cluster.nodes[0].partitions(&group).await;
+        let seen: Vec<_> = partitions.iter().map(|one| (one.lag, one.blocked_on.clone())).collect();
+        if seen.iter().all(|(lag, blocked)| *lag == 10 && blocked == "paused") { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    wire.barrier().await;
+    assert!(wire.inbox.is_empty(), "{} records of a paused subscription", wire.inbox.len());
+    assert!(cluster.nodes[1].subscription(&group).await.paused, "the node that came back says so");
+    let mut operator = SubscriptionServiceClient::new(cluster.nodes[1].channel().await);
+    operator.resume_subscription(ResumeSubscriptionRequest { name: group.clone() }).await.expect("resume");
+    let records = wire.records(20).await;
+    wire.ack(&records);
+    committed_to_the_end(kafka, &group, &topic).await;
 }

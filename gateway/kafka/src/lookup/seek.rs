@@ -13,8 +13,10 @@ use crate::messages::{Decision, FetchCommand};
 
 impl Lookup {
     pub(super) fn on_seek(&mut self, command: SeekCommand) {
-        // Who asked may be gone.
+        // Who asked may be gone: others wait behind what takes long.
         match command {
+            SeekCommand::Find { reply, .. } if reply.is_closed() => {}
+            SeekCommand::CommitForNobody { reply, .. } if reply.is_closed() => {}
             SeekCommand::Find { to, reply } => drop(reply.send(self.find(to))),
             SeekCommand::Begin(partition, epoch, to) => self.seek(partition, epoch, to),
             SeekCommand::CommitForNobody { targets, reply } => drop(reply.send(self.commit_for_nobody(&targets))),
@@ -75,6 +77,8 @@ impl Lookup {
         tracing::info!(%partition, to = to.0, "sought by an operator");
         // What was acknowledged before is void: a lower value is no rewind.
         active.acknowledged = None;
+        // And so is what was to be found out about the position.
+        self.out_of_range.retain(|it| it.partition != partition);
         self.fetch.send(FetchCommand::Decided(active.token, partition, Decision::Seek(epoch, assignment)));
     }
 

@@ -88,7 +88,7 @@ fn subscriptions(shared: &Shared) -> Map<String, Value> {
             "kafka": kafka,
             "detail": detail,
             "membership": membership,
-            "paused": state.paused,
+            "paused": state.pause.paused,
             "dead_letters": state.dead_letter_error,
         })
     };

@@ -63,7 +63,8 @@ section! {
         /// Address of the listener for other nodes, never behind the clients' balancer. Port 0 takes a free one. Absent: the node
         /// is alone, and no other key of this table has a meaning.
         listen: Option<SocketAddr> = None,
-        /// Where other nodes find this one, as host:port, for people. Empty: the address of the listener.
+        /// Where other nodes find this one, as host:port: its name among them, by which it is known who is a member of a group, and
+        /// where it is dialed with `from_group`. Another for each node. Empty: the address of the listener.
         advertise: String = String::new(),
         /// Nodes of the cluster as host:port. This node itself may be among them: it is known by its answer.
         addresses: Vec<String> = Vec::new(),

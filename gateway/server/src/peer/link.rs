@@ -18,6 +18,7 @@ use super::{FRAME_BYTES_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_
 use crate::next::spoken;
 use crate::peer::edge::{FromPeer, index_of};
 use crate::session::relayed::Malformed;
+use crate::subscription::Pause;
 
 /// A connection that is up.
 pub(super) struct Link {
@@ -124,6 +125,9 @@ impl Link {
                 for edge in shared.edges.values() {
                     let name = &*edge.handle.name;
                     let of = status.subscriptions.iter().find(|one| one.subscription == name).cloned();
+                    if let Some(of) = &of {
+                        edge.handle.hear_pause(Pause { paused: of.paused, at_ms: of.paused_at_ms });
+                    }
                     let (status, draining) = (of.unwrap_or_default(), status.draining);
                     let _ = edge.peers.send(FromPeer::Status { owner, status, draining });
                 }

@@ -285,6 +285,7 @@ impl Shared {
                 epoch: one.epoch.0,
                 backlog: one.backlog,
             };
+            let pause = edge.handle.state().pause;
             SubscriptionStatus {
                 subscription: name.clone(),
                 partitions: owned.partitions.iter().map(partition).collect(),
@@ -292,6 +293,8 @@ impl Shared {
                 idle_room: edge.counts.idle_room.load(Ordering::Relaxed),
                 member: owned.member,
                 policy: edge.handle.policy_hash,
+                paused: pause.paused,
+                paused_at_ms: pause.at_ms,
             }
         };
         let draining = self.draining.load(Ordering::Acquire);

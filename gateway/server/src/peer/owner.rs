@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::next::{Spoken, spoken};
 use crate::services::place;
 use crate::session::{Decoder, Flood, Frame, Input, Link, Profile, all_not_held, window};
-use crate::subscription::{Handle, Request as Ask};
+use crate::subscription::{Handle, Pause, Request as Ask};
 
 /// Sessions that one edge may have on one connection.
 const SESSIONS_MAX: usize = 1 << 16;
@@ -114,6 +114,9 @@ impl RelayService for Owner {
 
     async fn seek(&self, request: Request<pb::SeekRequest>) -> Result<Response<pb::SeekResponse>, Status> {
         let pb::SeekRequest { subscription, offsets } = request.into_inner();
+        if offsets.iter().any(|one| one.offset < 0) {
+            return Err(Status::invalid_argument("offsets: one is below 0"));
+        }
         let target = |one: PartitionOffset| (TopicPartition::new(one.topic, one.partition), NextOffset(one.offset));
         let targets = offsets.into_iter().map(target).collect();
         let done = self.handle(&subscription)?.seek(targets).await?;
@@ -124,8 +127,11 @@ impl RelayService for Owner {
         &self,
         request: Request<pb::SetPausedRequest>,
     ) -> Result<Response<pb::SetPausedResponse>, Status> {
-        let pb::SetPausedRequest { subscription, paused } = request.into_inner();
-        self.handle(&subscription)?.set_paused(paused).await?;
+        let pb::SetPausedRequest { subscription, paused, paused_at_ms } = request.into_inner();
+        let handle = self.handle(&subscription)?;
+        // An earlier version does not say when.
+        let pause = if paused_at_ms == 0 { handle.pause_now(paused) } else { Pause { paused, at_ms: paused_at_ms } };
+        handle.set_paused(pause).await?;
         Ok(Response::new(pb::SetPausedResponse {}))
     }
 }

@@ -18,7 +18,9 @@ impl Shared {
         let mut known = peer.policies.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, edge) in &self.edges {
             let of = status.subscriptions.iter().find(|one| one.subscription == *name);
-            let (policy, own) = (of.map_or(0, |of| of.policy), edge.handle.policy_hash);
+            let own = edge.handle.policy_hash;
+            // An earlier version does not say it.
+            let policy = of.map_or(0, |of| if of.policy == 0 { own } else { of.policy });
             if known.insert(name.clone(), policy) == Some(policy) || policy == own {
                 continue;
             }

@@ -72,11 +72,13 @@ impl Cluster {
         Ok(View { nodes: std::iter::once(own).chain(others.into_iter().flatten()).collect() })
     }
 
-    /// Stops the dealing on every node, or lets it go on.
+    /// Stops the dealing on every node, or lets it go on. Who is not there hears it when it is back.
     pub(crate) async fn set_paused(&self, subscription: &str, paused: bool) -> Result<(), Error> {
-        self.shared.edge(subscription)?.handle.set_paused(paused).await?;
+        let handle = &self.shared.edge(subscription)?.handle;
+        let pause = handle.pause_now(paused);
+        handle.set_paused(pause).await?;
         let tell = |peer: std::sync::Arc<super::Peer>| async move {
-            let request = SetPausedRequest { subscription: subscription.to_owned(), paused };
+            let request = SetPausedRequest { subscription: subscription.to_owned(), paused, paused_at_ms: pause.at_ms };
             let mut client = link::client(peer.channel.clone());
             if !matches!(timeout(VIEW_TIMEOUT, client.set_paused(request)).await, Ok(Ok(_))) {
                 tracing::warn!(subscription, paused, node = peer.node, "a peer was not told to pause or resume");

@@ -34,14 +34,14 @@ impl Subscriptions {
         let spec = Some(spec_of(name, config));
         let state = handle.state();
         let dead_letter_error = state.dead_letter_error.unwrap_or_default();
-        Ok(pb::Subscription { name: name.to_owned(), spec, paused: state.paused, dead_letter_error })
+        Ok(pb::Subscription { name: name.to_owned(), spec, paused: state.pause.paused, dead_letter_error })
     }
 
     async fn set_paused(&self, name: &str, paused: bool) -> Result<pb::Subscription, Error> {
         let handle = self.node.subscription(name)?;
         match &self.node.cluster {
             Some(cluster) => cluster.set_paused(name, paused).await?,
-            None => handle.set_paused(paused).await?,
+            None => handle.set_paused(handle.pause_now(paused)).await?,
         }
         Ok(pb::Subscription { paused, ..self.subscription(name)? })
     }

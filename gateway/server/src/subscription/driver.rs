@@ -16,7 +16,7 @@ use super::membership::{Member, Membership, Step};
 use super::owned::Publisher;
 use super::seek::Seek;
 use super::stuck::Stuck;
-use super::{Counts, KafkaPort, Request, Seats, SessionRegistry, Settings, State, clock};
+use super::{Counts, KafkaPort, Pause, Request, Seats, SessionRegistry, Settings, State, clock};
 use crate::error::Error;
 
 /// Kafka events in one turn, so that settlements are never far behind.
@@ -62,7 +62,7 @@ pub(super) struct Driver {
     pub(super) watermarks: HashMap<TopicPartition, (i64, i64)>,
     pub(super) counts: Counts,
     pub(super) kafka_state: KafkaState,
-    pub(super) paused: bool,
+    pub(super) pause: Pause,
     pub(super) stopping: Option<Stopping>,
     /// The engine asked for a rest of the fetch handle.
     pub(super) rest: bool,
@@ -130,7 +130,7 @@ impl Driver {
             watermarks: HashMap::new(),
             counts: Counts::default(),
             kafka_state: KafkaState::Idle,
-            paused: false,
+            pause: Pause::default(),
             stopping: None,
             rest: false,
             gate_rests: false,
@@ -321,21 +321,26 @@ impl Driver {
             self.gate_rests = resting;
             self.kafka.gate.rest(resting);
         }
+        let mut is_pause_news = false;
         let changed = self.state.send_if_modified(|state| {
             let now = State {
                 kafka: self.kafka_state.clone(),
                 membership: self.member.state(),
                 partitions: self.partitions,
-                paused: self.paused,
+                pause: self.pause,
                 dead_letter_error: self.letters.failing.clone(),
                 ended: false,
             };
             let changed = *state != now;
+            is_pause_news = state.pause != now.pause;
             *state = now;
             changed
         });
         if changed {
             self.changed.notify_one();
+        }
+        if let Some(news) = self.settings.news.as_ref().filter(|_| is_pause_news) {
+            news.notify_one();
         }
     }
 

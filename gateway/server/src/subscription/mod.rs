@@ -92,8 +92,8 @@ pub(crate) enum Request {
     Settle { session: SessionId, settlements: Settlements, reply: oneshot::Sender<Vec<Rejection>> },
     /// An operator asks.
     View(oneshot::Sender<Snapshot>),
-    /// An operator stops the dealing, or lets it go on.
-    SetPaused(bool, oneshot::Sender<()>),
+    /// An operator stops the dealing, or lets it go on. Nothing happens when there was a later word.
+    SetPaused(Pause, oneshot::Sender<()>),
     /// An operator moves the position in those of these partitions that are this node's.
     Seek(seek::Targets, oneshot::Sender<Vec<TopicPartition>>),
     /// What an operator's seek asks of Kafka.
@@ -104,6 +104,14 @@ pub(crate) enum Request {
     Shutdown(Duration),
 }
 
+/// The last word of an operator on whether a subscription is dealt from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) paused: bool,
+    /// When it was said, by the wall clock of the node that was asked; 0: never.
+    pub(crate) at_ms: u64,
+}
+
 /// How a subscription is, for readiness.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
@@ -111,7 +119,7 @@ pub(crate) struct State {
     pub(crate) membership: Membership,
     /// How many partitions the topics have; 0: not known.
     pub(crate) partitions: usize,
-    pub(crate) paused: bool,
+    pub(crate) pause: Pause,
     /// Why dead letters are held, as Kafka said it last; `None`: nothing is in their way.
     pub(crate) dead_letter_error: Option<String>,
     /// The driver has ended.
@@ -204,7 +212,7 @@ pub(crate) fn start(
         kafka: KafkaState::Idle,
         membership: Membership::Idle,
         partitions: 0,
-        paused: false,
+        pause: Pause::default(),
         dead_letter_error: None,
         ended: false,
     };
@@ -282,10 +290,24 @@ impl Handle {
         }
     }
 
-    pub(crate) async fn set_paused(&self, paused: bool) -> Result<(), Error> {
+    /// A word of an operator that is later than any before.
+    pub(crate) fn pause_now(&self, paused: bool) -> Pause {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        Pause { paused, at_ms: now.max(self.state().pause.at_ms.saturating_add(1)) }
+    }
+
+    pub(crate) async fn set_paused(&self, pause: Pause) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::SetPaused(paused, reply));
+        self.send(Request::SetPaused(pause, reply));
         answer.await.map_err(|_| Error::Stopped)
+    }
+
+    /// What a peer says of it; nobody waits.
+    pub(crate) fn hear_pause(&self, pause: Pause) {
+        if pause.at_ms > self.state().pause.at_ms {
+            self.send(Request::SetPaused(pause, oneshot::channel().0));
+        }
     }
 
     pub(crate) async fn settle(&self, session: SessionId, settlements: Settlements) -> Result<Vec<Rejection>, Error> {

@@ -37,9 +37,11 @@ impl Driver {
             Request::Seek(targets, reply) => self.on_seek(targets, reply),
             Request::Kafka(command) => (self.kafka.send)(KafkaCommand::Seek(command)),
             Request::Wanted(wanted) => self.member.told(wanted),
-            Request::SetPaused(paused, reply) => {
-                self.paused = paused;
-                self.engine.set_paused(now, paused);
+            Request::SetPaused(pause, reply) => {
+                if pause.at_ms > self.pause.at_ms {
+                    self.pause = pause;
+                    self.engine.set_paused(now, pause.paused);
+                }
                 let _ = reply.send(());
             }
             Request::Shutdown(deadline) => self.on_shutdown(now, deadline),

@@ -39,6 +39,11 @@ impl Edge {
             Request::Close { link, end, error } => {
                 if link.session().is_some_and(|id| self.streams.contains_key(&id.0)) {
                     self.with(&link, |stream, owners, _| match stream.on_input(owners) {
+                        // What it said is still to be read.
+                        Ok(()) if end == End::HalfClose && !stream.is_subscribed() => {
+                            stream.close_when_subscribed(error);
+                            Fate::Lives
+                        }
                         Ok(()) => stream.close(end, error),
                         Err(error) => stream.finish(End::Broken, Err(error)),
                     });
@@ -105,6 +110,9 @@ impl Edge {
             && let Err(error) = stream.on_input(&self.owners)
         {
             fate = stream.finish(End::Broken, Err(error));
+        }
+        if fate == Fate::Lives {
+            fate = stream.close_if_it_waits();
         }
         if fate == Fate::Lives {
             stream.mind_drain(Instant::now());

@@ -61,7 +61,8 @@ impl Offsets {
     }
 
     fn count(&self) -> u64 {
-        self.0.iter().map(|(first, last)| last.abs_diff(*first) + 1).sum()
+        // A peer may say anything.
+        self.0.iter().map(|(first, last)| last.abs_diff(*first).saturating_add(1)).fold(0, u64::saturating_add)
     }
 }
 

@@ -80,6 +80,8 @@ pub(crate) struct Stream {
     /// `None` when it is subscribed; else what owners confirmed so far, and when it is told.
     greets: Option<(Vec<Leases>, Instant)>,
     draining: Option<Draining>,
+    /// The client closed its side before it was subscribed.
+    closes: Option<Option<Error>>,
     closing: Option<Closing>,
     turned_at: Instant,
     unused: Option<(OwnerId, Instant)>,
@@ -114,6 +116,7 @@ impl Stream {
             greeting,
             greets: Some((Vec::new(), now + RESUME_WAIT)),
             draining: None,
+            closes: None,
             closing: None,
             turned_at: now,
             unused: None,
@@ -269,8 +272,8 @@ impl Stream {
         let Some(seat) = self.seats.get_mut(&owner) else { return };
         seat.opened = true;
         let standing = owners.get(owner).map(super::owners::Owner::standing);
-        let count =
-            held.iter().flat_map(|leases| &leases.offsets).map(|range| range.last.abs_diff(range.first) + 1).sum();
+        let ranges = held.iter().flat_map(|leases| &leases.offsets);
+        let count = ranges.map(|range| range.last.abs_diff(range.first).saturating_add(1)).fold(0, u64::saturating_add);
         self.split.add(owner, count, standing.is_some_and(|standing| standing.active));
         self.split.set_closing(owner, standing.is_none_or(|standing| standing.draining || !standing.owns));
         self.numbers.add(owner, sequence);

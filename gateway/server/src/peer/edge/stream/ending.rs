@@ -99,6 +99,18 @@ impl Stream {
         self.finish_if_answered()
     }
 
+    /// It closed before it was subscribed: what it said before is read first.
+    pub(crate) fn close_when_subscribed(&mut self, error: Option<Error>) {
+        self.closes = Some(error);
+    }
+
+    pub(crate) fn close_if_it_waits(&mut self) -> Fate {
+        match self.closes.take_if(|_| self.greets.is_none()) {
+            Some(error) => self.close(End::HalfClose, error),
+            None => Fate::Lives,
+        }
+    }
+
     pub(super) fn finish_if_answered(&mut self) -> Fate {
         let Some(closing) = self.closing.as_mut().filter(|_| self.seats.is_empty()) else { return Fate::Lives };
         let error = closing.error.take();
