@@ -152,6 +152,15 @@ impl SubscriptionConfig {
         }
     }
 
+    /// How long the group waits for a silent member. With `protocol = "consumer"` the broker says it: its default.
+    #[must_use]
+    pub fn group_session_timeout(&self) -> Duration {
+        match self.protocol {
+            Protocol::Classic => self.kafka_session_timeout,
+            Protocol::Consumer => Duration::from_secs(45),
+        }
+    }
+
     fn kafka_protocol(&self) -> sluice_kafka::Protocol {
         match self.protocol {
             Protocol::Consumer => sluice_kafka::Protocol::Consumer,

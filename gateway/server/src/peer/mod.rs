@@ -189,7 +189,7 @@ pub(crate) fn start(
                     Join::OnSession => Some(of.leave_delay),
                 },
                 kafka_session_timeout: of.kafka_session_timeout,
-                static_membership: of.static_membership,
+                static_session: of.static_membership.then(|| of.group_session_timeout()),
             },
         };
         (name.clone(), edge::start(settings))

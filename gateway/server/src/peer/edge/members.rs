@@ -36,8 +36,8 @@ pub(crate) struct Settings {
     /// `None`: members whether there are clients or not.
     pub(crate) leave_delay: Option<Duration>,
     pub(crate) kafka_session_timeout: Duration,
-    /// Members are static: one that is away is one until its session is over, and takes its place again when it is back.
-    pub(crate) static_membership: bool,
+    /// Members are static: one that is away is one until its session, this long, is over, and takes its place again when it is back.
+    pub(crate) static_session: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Members {
     pub(crate) fn up(&mut self, owner: OwnerId, address: Arc<str>, since: Instant) {
         // The same node on another connection, or again.
         let before = self.peers.iter().find(|(other, peer)| **other != owner && peer.address == address);
-        let before = before.map(|(_, peer)| peer.since).filter(|_| self.settings.static_membership);
+        let before = before.map(|(_, peer)| peer.since).filter(|_| self.settings.static_session.is_some());
         self.peers.retain(|other, peer| *other == owner || peer.address != address);
         let since = before.map_or(since, |before| before.min(since));
         let peer = self.peers.entry(owner).or_insert_with(|| Peer { address, since, gone: None });
@@ -123,7 +123,7 @@ impl Members {
             return None;
         }
         // Partitions of a static member that is away have no owner, and one that is back has to know of them.
-        let known = if self.settings.static_membership { self.known } else { 0 };
+        let known = if self.settings.static_session.is_some() { self.known } else { 0 };
         let limit = self.partitions.len().max(known).max(1);
         // Who comes for another waits until that one has left: there are never more than there should be.
         let others = owners.iter().filter(|(id, owner)| *id != OwnerId::SELF && owner.member).count();
@@ -134,7 +134,7 @@ impl Members {
     }
 
     fn look(&mut self, now: Instant, clients: u64, owners: &Owners) {
-        let gone_for = if self.settings.static_membership { self.settings.kafka_session_timeout } else { GONE_FOR };
+        let gone_for = self.settings.static_session.unwrap_or(GONE_FOR);
         self.peers.retain(|_, peer| peer.gone.is_none_or(|gone| now < gone + gone_for));
         if clients > 0 || owners.iter().any(|(_, owner)| owner.streams > 0) {
             self.clients_at = Some(now);
@@ -176,10 +176,10 @@ impl Members {
         let oldest = all.chain([self.started]).min().unwrap_or(now);
         let is_old = |since: Instant| since + ALIVE_FOR <= now || since <= oldest + ALIVE_FOR;
         // A static member that was away has no time to lose: its place is kept.
-        if !is_old(self.started) && !self.settings.static_membership {
+        if !is_old(self.started) && self.settings.static_session.is_none() {
             return false;
         }
-        let stays = |id| self.settings.static_membership || owners.get(id).is_none_or(|owner| !owner.draining);
+        let stays = |id| self.settings.static_session.is_some() || owners.get(id).is_none_or(|owner| !owner.draining);
         let counts = |(id, peer): &(&OwnerId, &Peer)| is_old(peer.since) && stays(**id);
         let rank = |address: &str| hash(&self.settings.subscription, address);
         let own = (rank(&self.settings.address), &*self.settings.address);
@@ -194,6 +194,8 @@ mod tests {
     use sluice_core::Epoch;
 
     use super::*;
+
+    const SESSION: Duration = Duration::from_secs(6);
 
     /// Nodes that all see each other, and what they own.
     struct Cluster {
@@ -210,8 +212,8 @@ mod tests {
             subscription: "orders".into(),
             address: address(n),
             leave_delay: Some(Duration::from_secs(10)),
-            kafka_session_timeout: Duration::from_secs(6),
-            static_membership: false,
+            kafka_session_timeout: SESSION,
+            static_session: None,
         }
     }
 
@@ -362,7 +364,7 @@ mod tests {
     #[test]
     fn a_static_member_that_is_away_keeps_its_place_until_its_session_is_over() {
         let mut cluster = Cluster::new(4);
-        cluster.nodes.iter_mut().for_each(|(members, _)| members.settings.static_membership = true);
+        cluster.nodes.iter_mut().for_each(|(members, _)| members.settings.static_session = Some(SESSION));
         cluster.pass(30, 2, 1);
         let before = cluster.members();
         let away = before[0];
@@ -394,7 +396,7 @@ mod tests {
             let own = HashMap::from([((TopicPartition::new("t", 0), Epoch(2)), 0)]);
             cluster.nodes[*n].1.set_places(again, own);
         }
-        let mut back = Members::new(Settings { static_membership: true, ..settings(away) }, cluster.now);
+        let mut back = Members::new(Settings { static_session: Some(SESSION), ..settings(away) }, cluster.now);
         for n in &others {
             back.up(id(*n), address(*n), cluster.nodes[*n].0.started);
         }
