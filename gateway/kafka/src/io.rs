@@ -69,6 +69,8 @@ pub struct KafkaConfig {
     pub member_mark: String,
     /// Tell who is in the group while we are not, too.
     pub watch_group: bool,
+    /// Ask who is in the group at all.
+    pub describe_group: bool,
     /// How members agree.
     pub protocol: Protocol,
     /// Where a group without a commit begins.

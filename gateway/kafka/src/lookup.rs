@@ -129,7 +129,7 @@ impl Lookup {
             LookupCommand::Joining => {
                 self.topics.joining();
                 self.health.joined(true);
-                self.group.joining();
+                self.group.joining(&self.config);
             }
             LookupCommand::Idle => {
                 self.health.joined(false);

@@ -14,7 +14,7 @@ use crate::{owns, subscription};
 const MEMBERS: &str = "sluice_group_members";
 const OTHER: &str = "sluice_peers_of_other_policy";
 /// The group is looked at as often.
-const SOONER: &str = "metadata_refresh = \"500ms\"";
+const SOONER: &str = "metadata_refresh = \"500ms\"\ndescribe_group = true";
 const PROTOCOLS: [&str; 2] = ["classic", "consumer"];
 
 /// A consumer of the group that is no node.

@@ -5,7 +5,6 @@
 #![expect(unsafe_code, reason = "librdkafka is a C library")]
 
 mod admin;
-mod alter;
 mod batch;
 mod event;
 mod group;

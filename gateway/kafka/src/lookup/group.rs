@@ -1,4 +1,7 @@
 //! Who is in the group, as Kafka says: nothing rests on it, and nothing waits for it.
+//!
+//! Only where it is asked for: requests of librdkafka's Admin API that go to a coordinator abort the process when the broker goes
+//! away under them (librdkafka issue 4605).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,11 +26,16 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(config: &KafkaConfig) -> Self {
-        Self { at: config.watch_group.then(Instant::now), asked: None, told: Vec::new(), failed: None }
+        Self {
+            at: (config.watch_group && config.describe_group).then(Instant::now),
+            asked: None,
+            told: Vec::new(),
+            failed: None,
+        }
     }
 
-    pub(super) fn joining(&mut self) {
-        self.at = Some(Instant::now() + AFTER_JOINING);
+    pub(super) fn joining(&mut self, config: &KafkaConfig) {
+        self.at = config.describe_group.then_some(Instant::now() + AFTER_JOINING);
     }
 
     /// What is to be told: that nobody looks any more.

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sluice_core::{Epoch, NextOffset, TopicPartition};
 
 use super::offsets::{self, Found};
 use super::{FOR_ALL, Lookup, TRY_WITHIN};
-use crate::ffi::{Code, List, OK, code_name};
+use crate::ffi::{Code, Event, List, OK, Queue, code_name};
 use crate::io::{SeekCommand, SeekError, SeekTarget, SeekTo};
 use crate::messages::{Decision, FetchCommand};
 
@@ -88,16 +89,27 @@ impl Lookup {
         for (partition, offset) in targets {
             list.add(&partition.topic, partition.partition, offset.0);
         }
-        let results = self.handle.alter_offsets(&self.config.group, &list, TRY_WITHIN);
-        let code = match results {
-            Ok(results) => results.into_iter().map(|one| one.code).find(|code| *code != OK),
-            Err(code) => Some(code),
+        // A plain commit, as of a consumer that is in no group. Not by the Admin API: its requests to a coordinator abort the process
+        // when the broker goes away under them (librdkafka issue 4605).
+        let queue = Queue::new(&self.handle);
+        queue.commit(&list, 0).map_err(|code| unavailable("the group", code))?;
+        let until = Instant::now() + TRY_WITHIN;
+        let code = loop {
+            match queue.poll() {
+                Some(Event::Committed { code, partitions, .. }) => {
+                    let of_one = partitions.into_iter().map(|one| one.code).find(|code| *code != OK);
+                    break of_one.or_else(|| (code != OK).then_some(code));
+                }
+                Some(_) => {}
+                None if Instant::now() >= until => break Some(Code::RD_KAFKA_RESP_ERR__TIMED_OUT),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
         };
         match code {
             None => Ok(()),
             Some(
                 Code::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID
-                | Code::RD_KAFKA_RESP_ERR_NON_EMPTY_GROUP
+                | Code::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION
                 | Code::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS
                 | Code::RD_KAFKA_RESP_ERR_STALE_MEMBER_EPOCH,
             ) => Err(SeekError::Moving),

@@ -60,7 +60,7 @@ mod tests {
     use crate::config::{Join, OnExhausted, Ordering, RetryConfig, Size};
 
     /// Keys that each node may have its own values of.
-    const OWN: [&str; 20] = [
+    const OWN: [&str; 21] = [
         "group",
         "join",
         "leave_delay",
@@ -77,6 +77,7 @@ mod tests {
         "kafka_session_timeout",
         "heartbeat_interval",
         "static_membership",
+        "describe_group",
         "revoke_grace",
         "metadata_refresh",
         "kafka",

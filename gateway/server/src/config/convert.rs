@@ -114,6 +114,7 @@ impl Config {
             instance: subscription.static_membership.then(|| self.node_name()),
             member_mark: mark,
             watch_group: self.peers.listen.is_some(),
+            describe_group: subscription.describe_group,
             protocol: subscription.kafka_protocol(),
             start: match subscription.start {
                 Start::Earliest => sluice_kafka::Start::Earliest,

@@ -259,6 +259,10 @@ section! {
         /// New partitions are seen after this at the latest (`topic.metadata.refresh.interval.ms`), and who else is in the group.
         #[serde(with = "duration")]
         metadata_refresh: Duration = Duration::from_secs(10),
+        /// Ask Kafka each `metadata_refresh` who is in the group: foreign members and other policies are then said, and
+        /// `peers.from_group` finds nodes. Off, because librdkafka may end the process by an assertion of its own when a broker goes
+        /// away while it is asked (librdkafka issue 4605, open). Nothing is lost by that, but the node has to be started again.
+        describe_group: bool = false,
         /// librdkafka properties for this subscription, over `kafka.properties`.
         kafka: BTreeMap<String, String> = BTreeMap::new(),
     }
