@@ -57,7 +57,7 @@ pub fn config(bootstrap: &str, group: &str, topics: &[&str]) -> KafkaConfig {
         instance: None,
         member_mark: String::new(),
         watch_group: false,
-        describe_group: true,
+        describe_group: false,
         protocol: Protocol::Classic {
             assignor: Assignor::CooperativeSticky,
             session_timeout: Duration::from_secs(6),

@@ -150,6 +150,7 @@ fn members_are_told_with_their_marks_and_partitions_and_to_who_only_watches_too(
         let (topic, group) = (kafka.topic("told", 2), unique("group"));
         let mut settings = config(kafka.bootstrap(), &group, &[&topic]);
         settings.protocol = protocol;
+        settings.describe_group = true;
         let marked = |mark: &str| sluice_kafka::KafkaConfig { member_mark: mark.to_owned(), ..settings.clone() };
         let mut one = Driver::join(marked(";one"));
         let told = |mark: &str, partitions| (format!("sluice-test{mark}"), partitions);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::ffi::{Code, GroupRequest, Handle, code_name};
 use crate::io::{GroupMember, KafkaConfig};
 
-/// One try.
-const WITHIN: Duration = Duration::from_secs(10);
+/// One try. Nothing waits for it, and one that is given up is what librdkafka may die of.
+const WITHIN: Duration = Duration::from_secs(60);
 /// A member that has just joined is there soon after.
 const AFTER_JOINING: Duration = Duration::from_secs(1);
 /// After a failure, at least.
