@@ -71,7 +71,8 @@ section! {
         /// A DNS name as host:port, of which each address is a node: a headless service. Asked again each `resolve_interval`.
         dns: String = String::new(),
         /// Dial members of the subscriptions' Kafka groups too, where their `client.id` says that they are found, and nodes that
-        /// dial this one. With it `addresses` and `dns` may be empty. Needs `tls`, unless `listen` is a loopback address.
+        /// dial this one. With it `addresses` and `dns` may be empty. Needs `describe_group` in a subscription, and `tls`, unless
+        /// `listen` is a loopback address.
         from_group: bool = false,
         /// How often names are resolved, and peers that are away are tried again at the latest.
         #[serde(with = "duration")]
