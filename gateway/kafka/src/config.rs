@@ -144,6 +144,17 @@ impl KafkaConfig {
         Ok(())
     }
 
+    /// The properties of a client that asks the brokers and is in no group: the same for all subscriptions of one Kafka.
+    pub(crate) fn properties_for_questions(&self) -> BTreeMap<String, String> {
+        let mut all = self.properties.clone();
+        all.insert("bootstrap.servers".to_owned(), self.brokers.clone());
+        all.insert("client.id".to_owned(), self.client_id.clone());
+        // Of members alone; librdkafka compares the latter with a session timeout.
+        all.remove("group.remote.assignor");
+        all.remove("max.poll.interval.ms");
+        all
+    }
+
     /// The properties of one of the two handles.
     pub(crate) fn properties_for(&self, purpose: Purpose) -> BTreeMap<String, String> {
         let mut all = BTreeMap::new();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use sluice_core::{Assignment, CommitError, Epoch, NextOffset, Run, TopicPartition};
 
 use tokio::sync::oneshot;
@@ -67,10 +68,8 @@ pub struct KafkaConfig {
     /// Appended to the `client.id` of the member, where others of the group see it. Quotas by `client.id` are of what is fetched
     /// and written, which goes without it.
     pub member_mark: String,
-    /// Tell who is in the group while we are not, too.
+    /// Tell who is in the group while we are not, too; needs a `Describer`.
     pub watch_group: bool,
-    /// Ask who is in the group at all.
-    pub describe_group: bool,
     /// How members agree.
     pub protocol: Protocol,
     /// Where a group without a commit begins.
@@ -122,7 +121,7 @@ pub enum SeekError {
 }
 
 /// A member of the group, as Kafka describes it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GroupMember {
     /// Its `client.id`.
     pub client_id: String,

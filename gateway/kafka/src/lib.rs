@@ -8,6 +8,7 @@
 
 pub mod alloc;
 mod config;
+mod describe;
 mod fetch;
 mod ffi;
 mod io;
@@ -23,6 +24,7 @@ mod subscription;
 pub mod tools;
 
 pub use config::check_properties;
+pub use describe::{Describer, describe_groups};
 pub use io::{
     Assignor, FetchGate, GroupMember, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause,
     SeekCommand, SeekError, SeekTarget, SeekTo, Start,

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition, metadata_topic_hash};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::describe::Describer;
 use crate::ffi::{Code, Handle, List, OK, PartitionResult, code_name};
 use crate::io::{KafkaConfig, KafkaEvent, ResetCause, Start};
 use crate::messages::{Decision, FetchCommand, LookupCommand, Token};
@@ -79,6 +80,7 @@ impl Lookup {
         commands: &Arc<Mailbox<LookupCommand>>,
         fetch: &Arc<Mailbox<FetchCommand>>,
         events: UnboundedSender<KafkaEvent>,
+        describer: Option<Describer>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -87,7 +89,7 @@ impl Lookup {
             commands: Arc::clone(commands),
             fetch: Arc::clone(fetch),
             health: Health::new(events.clone()),
-            group: Group::new(config),
+            group: Group::new(config, describer),
             events,
             waiting: Vec::new(),
             out_of_range: Vec::new(),
@@ -129,7 +131,7 @@ impl Lookup {
             LookupCommand::Joining => {
                 self.topics.joining();
                 self.health.joined(true);
-                self.group.joining(&self.config);
+                self.group.joining();
             }
             LookupCommand::Idle => {
                 self.health.joined(false);
@@ -413,7 +415,7 @@ impl Lookup {
     }
 
     fn look_at_group(&mut self) {
-        if let Some(members) = self.group.look(&self.handle, &self.config) {
+        if let Some(members) = self.group.look(&self.config) {
             self.tell(KafkaEvent::Group(members));
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::describe::Describer;
 use crate::fetch::Fetch;
 use crate::ffi::{Handle, Purpose};
 use crate::io::{FetchGate, KafkaCommand, KafkaConfig, KafkaEvent};
@@ -42,11 +43,15 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Checks the configuration by creating both handles, starts the threads; joins nothing yet.
+    /// Checks the configuration by creating both handles, starts the threads; joins nothing yet. Without a describer nobody asks
+    /// who is in the group.
     ///
     /// # Errors
     /// When librdkafka refuses a property.
-    pub fn start(config: KafkaConfig) -> Result<(Self, UnboundedReceiver<KafkaEvent>), Error> {
+    pub fn start(
+        config: KafkaConfig,
+        describer: Option<Describer>,
+    ) -> Result<(Self, UnboundedReceiver<KafkaEvent>), Error> {
         config.check()?;
         let config = Arc::new(config);
         let fetch_handle = Arc::new(Handle::new(Purpose::Fetch, &config.properties_for(Purpose::Fetch))?);
@@ -62,7 +67,7 @@ impl Subscription {
         let epochs = Arc::new(Epochs::default());
         let work = Fetch::new(&fetch_handle, &gate, &fetch, &lookup, &epochs, events.clone())?;
         spawn_watched("kafka-fetch", &events, move || work.run())?;
-        let work = Lookup::new(&config, fetch_handle, &lookup, &fetch, events.clone());
+        let work = Lookup::new(&config, fetch_handle, &lookup, &fetch, events.clone(), describer);
         spawn_watched("kafka-lookup", &events, move || work.run())?;
         let work = Member::new(&config, &member, &fetch, &lookup, &epochs, events.clone());
         spawn_watched("kafka-member", &events, move || work.run())?;

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use sluice_tests::wire::Wire;
-use sluice_tests::{Cluster, Gateway, GatewayConfig, SOON, broker, eventually, unique};
+use sluice_tests::{Broker, Cluster, Gateway, GatewayConfig, Kafka, SOON, broker, eventually, unique};
 
 use crate::{owns, subscription};
 
 const MEMBERS: &str = "sluice_group_members";
 const OTHER: &str = "sluice_peers_of_other_policy";
 /// The group is looked at as often.
-const SOONER: &str = "metadata_refresh = \"500ms\"\ndescribe_group = true";
+const SOONER: &str = "metadata_refresh = \"500ms\"";
+/// A node without peers looks at it only when told to.
+const DESCRIBED: &str = "describe_group = true";
 const PROTOCOLS: [&str; 2] = ["classic", "consumer"];
 
 /// A consumer of the group that is no node.
@@ -24,8 +26,8 @@ struct Foreign {
 }
 
 impl Foreign {
-    fn join(group: &str, topic: &str, protocol: &str) -> Self {
-        let config = broker().config(&[("group.id", group), ("client.id", "reports"), ("group.protocol", protocol)]);
+    fn join(kafka: &Kafka, group: &str, topic: &str, protocol: &str) -> Self {
+        let config = kafka.config(&[("group.id", group), ("client.id", "reports"), ("group.protocol", protocol)]);
         let mut config = config;
         if protocol == "classic" {
             // One that is dropped in a rebalance leaves no word: the group forgets it soon.
@@ -64,9 +66,13 @@ fn log(node: &Gateway) -> String {
 }
 
 fn config(name: &str, topic: &str, protocol: &str, lines: &[&str]) -> GatewayConfig {
+    config_on(broker(), name, topic, protocol, lines)
+}
+
+fn config_on(kafka: &Kafka, name: &str, topic: &str, protocol: &str, lines: &[&str]) -> GatewayConfig {
     let protocol = format!("protocol = {protocol:?}");
     let lines: Vec<&str> = [&protocol, SOONER].into_iter().chain(lines.iter().copied()).collect();
-    GatewayConfig::new(broker()).subscription(subscription(name, &[topic], &lines))
+    GatewayConfig::new(kafka).subscription(subscription(name, &[topic], &lines))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,11 +170,11 @@ async fn a_consumer_that_is_no_node_is_warned_of_while_it_is_there() {
     for protocol in PROTOCOLS {
         let topic = broker().topic("foreign", 2);
         let group = unique("foreign");
-        let node = config(&group, &topic, protocol, &[]).start();
+        let node = config(&group, &topic, protocol, &[DESCRIBED]).start();
         let _wire = Wire::subscribe(&node, &group, 10).await;
         owns(&node, &group, 2).await;
         shows(&node, MEMBERS, "kind=\"same_policy\"", 1.0).await;
-        let foreign = Foreign::join(&group, &topic, protocol);
+        let foreign = Foreign::join(broker(), &group, &topic, protocol);
         shows(&node, MEMBERS, "kind=\"foreign\"", 1.0).await;
         let said = log(&node);
         assert!(said.contains("client_id=\"reports\"") && said.contains("is no node of sluice"), "{said}");
@@ -197,5 +203,31 @@ async fn a_member_of_the_group_that_is_no_peer_is_warned_of_and_not_dialed_unask
         })
         .await;
         assert_eq!(node.metric("sluice_peers", ""), Some(0.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_asks_who_is_in_its_group_outlives_brokers_that_go_away_meanwhile() {
+    for protocol in PROTOCOLS {
+        let broker = Broker::start();
+        let kafka = broker.kafka();
+        let topic = kafka.topic("outlives", 2);
+        let group = unique("outlives");
+        let node = config_on(kafka, &group, &topic, protocol, &[DESCRIBED]).start();
+        let _wire = Wire::subscribe(&node, &group, 10).await;
+        owns(&node, &group, 2).await;
+        shows(&node, MEMBERS, "kind=\"same_policy\"", 1.0).await;
+        broker.kill();
+        eventually("the group could not be described", SOON, async || {
+            let said = log(&node);
+            if said.contains("the group is not described") { Ok(()) } else { Err(said) }
+        })
+        .await;
+        broker.restart();
+        node.ready().await;
+        let foreign = Foreign::join(kafka, &group, &topic, protocol);
+        shows(&node, MEMBERS, "kind=\"foreign\"", 1.0).await;
+        drop(foreign);
+        shows(&node, MEMBERS, "kind=\"foreign\"", 0.0).await;
     }
 }

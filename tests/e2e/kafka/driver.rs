@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sluice_core::{CommitError, Epoch, NextOffset, TopicPartition};
 use sluice_kafka::{
-    Assignor, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause, Start, Subscription,
+    Assignor, Describer, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause, Start, Subscription,
 };
 use sluice_tests::SOON;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -57,7 +57,6 @@ pub fn config(bootstrap: &str, group: &str, topics: &[&str]) -> KafkaConfig {
         instance: None,
         member_mark: String::new(),
         watch_group: false,
-        describe_group: false,
         protocol: Protocol::Classic {
             assignor: Assignor::CooperativeSticky,
             session_timeout: Duration::from_secs(6),
@@ -75,7 +74,12 @@ pub fn config(bootstrap: &str, group: &str, topics: &[&str]) -> KafkaConfig {
 impl Driver {
     /// Starts and joins.
     pub fn join(config: KafkaConfig) -> Self {
-        let (subscription, events) = Subscription::start(config).expect("a subscription starts");
+        Self::join_and_ask(config, None)
+    }
+
+    /// As well, and asks who is in the group.
+    pub fn join_and_ask(config: KafkaConfig, describer: Option<Describer>) -> Self {
+        let (subscription, events) = Subscription::start(config, describer).expect("a subscription starts");
         subscription.send(KafkaCommand::Join);
         Self {
             subscription,

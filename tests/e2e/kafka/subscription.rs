@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::driver::{Driver, config};
 use sluice_core::{CommitError, Epoch, NextOffset, TopicPartition};
-use sluice_kafka::{Assignor, KafkaCommand, KafkaState, Protocol, Start};
+use sluice_kafka::{Assignor, Describer, KafkaCommand, KafkaConfig, KafkaState, Protocol, Start};
+use sluice_tests::gateway::executable;
 use sluice_tests::{NewRecord, SOON, broker, eventually_blocking, unique};
 
 /// Turns both until `seen`.
@@ -146,17 +147,18 @@ fn a_late_answer_to_an_earlier_revoke_does_not_answer_this_one() {
 #[test]
 fn members_are_told_with_their_marks_and_partitions_and_to_who_only_watches_too() {
     let kafka = broker();
+    let describer = Describer::new(executable(), vec!["describe-groups".into()]).expect("a describer starts");
     for protocol in [config("x", "x", &[]).protocol, Protocol::Consumer] {
         let (topic, group) = (kafka.topic("told", 2), unique("group"));
         let mut settings = config(kafka.bootstrap(), &group, &[&topic]);
         settings.protocol = protocol;
-        settings.describe_group = true;
-        let marked = |mark: &str| sluice_kafka::KafkaConfig { member_mark: mark.to_owned(), ..settings.clone() };
-        let mut one = Driver::join(marked(";one"));
+        let marked = |mark: &str| KafkaConfig { member_mark: mark.to_owned(), ..settings.clone() };
+        let join = |config| Driver::join_and_ask(config, Some(describer.clone()));
+        let mut one = join(marked(";one"));
         let told = |mark: &str, partitions| (format!("sluice-test{mark}"), partitions);
         one.until("it is told of itself", |driver| driver.group == [told(";one", 2)]);
         // One that has left, and looks on.
-        let mut looks = Driver::join(sluice_kafka::KafkaConfig { watch_group: true, ..marked(";looks") });
+        let mut looks = join(KafkaConfig { watch_group: true, ..marked(";looks") });
         together(&mut one, &mut looks, "both share", |one, looks| one.owned.len() == 1 && looks.owned.len() == 1);
         together(&mut one, &mut looks, "both are told of both", |one, looks| {
             let both = [told(";looks", 1), told(";one", 1)];

@@ -10,12 +10,14 @@ mod event;
 mod group;
 mod handle;
 mod list;
+mod process;
 
 pub(crate) use batch::{Batch, MessageView, Neighbours};
 pub(crate) use event::{Event, Queue};
 pub(crate) use group::GroupRequest;
 pub(crate) use handle::{Handle, Purpose};
 pub(crate) use list::{List, OFFSET_NONE, PartitionResult};
+pub(crate) use process::{end_process, expendable_process};
 pub(crate) use rdkafka_sys::bindings::rd_kafka_resp_err_t as Code;
 
 use std::ffi::{CStr, CString, c_char};

@@ -1,41 +1,33 @@
 //! Who is in the group, as Kafka says: nothing rests on it, and nothing waits for it.
-//!
-//! Only where it is asked for: requests of librdkafka's Admin API that go to a coordinator abort the process when the broker goes
-//! away under them (librdkafka issue 4605).
 
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use crate::ffi::{Code, GroupRequest, Handle, code_name};
+use crate::describe::{Answer, Describer};
 use crate::io::{GroupMember, KafkaConfig};
 
-/// One try. Nothing waits for it, and one that is given up is what librdkafka may die of.
-const WITHIN: Duration = Duration::from_secs(60);
 /// A member that has just joined is there soon after.
 const AFTER_JOINING: Duration = Duration::from_secs(1);
 /// After a failure, at least.
-const PAUSE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) struct Group {
+    describer: Option<Describer>,
     /// When to ask next; `None`: nobody wants to know.
     at: Option<Instant>,
-    asked: Option<GroupRequest>,
+    asked: Option<Receiver<Answer>>,
     told: Vec<GroupMember>,
-    failed: Option<Code>,
+    failed: Option<String>,
 }
 
 impl Group {
-    pub(super) fn new(config: &KafkaConfig) -> Self {
-        Self {
-            at: (config.watch_group && config.describe_group).then(Instant::now),
-            asked: None,
-            told: Vec::new(),
-            failed: None,
-        }
+    pub(super) fn new(config: &KafkaConfig, describer: Option<Describer>) -> Self {
+        let at = config.watch_group.then(Instant::now);
+        Self { describer, at, asked: None, told: Vec::new(), failed: None }
     }
 
-    pub(super) fn joining(&mut self, config: &KafkaConfig) {
-        self.at = config.describe_group.then_some(Instant::now() + AFTER_JOINING);
+    pub(super) fn joining(&mut self) {
+        self.at = Some(Instant::now() + AFTER_JOINING);
     }
 
     /// What is to be told: that nobody looks any more.
@@ -49,19 +41,24 @@ impl Group {
     }
 
     /// Asks when it is time; the members, where they are others than before. To be called now and then.
-    pub(super) fn look(&mut self, handle: &Arc<Handle>, config: &KafkaConfig) -> Option<Vec<GroupMember>> {
+    pub(super) fn look(&mut self, config: &KafkaConfig) -> Option<Vec<GroupMember>> {
+        let describer = self.describer.as_ref()?;
         if let Some(asked) = &self.asked {
-            let answer = asked.answer()?;
+            let answer = match asked.try_recv() {
+                Ok(answer) => answer,
+                Err(TryRecvError::Empty) => return None,
+                Err(TryRecvError::Disconnected) => Err("the thread that asks is gone".to_owned()),
+            };
             self.asked = None;
             return self.hear(answer, config);
         }
         if self.at.is_some_and(|at| Instant::now() >= at) {
-            self.asked = Some(GroupRequest::new(handle, &config.group, WITHIN));
+            self.asked = Some(describer.ask(config.properties_for_questions(), config.group.clone()));
         }
         None
     }
 
-    fn hear(&mut self, answer: Result<Vec<GroupMember>, Code>, config: &KafkaConfig) -> Option<Vec<GroupMember>> {
+    fn hear(&mut self, answer: Answer, config: &KafkaConfig) -> Option<Vec<GroupMember>> {
         let every = config.metadata_refresh;
         match answer {
             Ok(mut members) => {
@@ -74,11 +71,15 @@ impl Group {
                 self.told.clone_from(&members);
                 Some(members)
             }
-            Err(code) => {
+            Err(why) => {
                 self.at = Some(Instant::now() + every.max(PAUSE));
-                if self.failed.replace(code) != Some(code) {
-                    let (group, code) = (&config.group, code_name(code));
-                    tracing::info!(group, code, "the group is not described: who else is in it is not known");
+                if self.failed.as_ref() != Some(&why) {
+                    tracing::warn!(
+                        group = config.group,
+                        why,
+                        "the group is not described: who else is in it is not known"
+                    );
+                    self.failed = Some(why);
                 }
                 None
             }

@@ -37,7 +37,13 @@ enum Command {
     Nodes(nodes::Args),
     Seek(seek::Args),
     CheckConfig(check_config::Args),
+    /// Asks Kafka who is in groups: started by a gateway, which says by standard input what to ask.
+    #[command(hide = true)]
+    DescribeGroups,
 }
+
+/// The name of the command that [`sluice_kafka::Describer`] starts.
+pub(crate) const DESCRIBE_GROUPS: &str = "describe-groups";
 
 /// Runs the command that the arguments name.
 #[must_use]
@@ -45,6 +51,9 @@ pub fn main() -> ExitCode {
     let command = Cli::parse().command;
     if let Command::CheckConfig(args) = &command {
         return finish(check_config::run(args));
+    }
+    if let Command::DescribeGroups = &command {
+        sluice_kafka::describe_groups();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -59,6 +68,7 @@ pub fn main() -> ExitCode {
             Command::Nodes(args) => Box::pin(nodes::run(args)).await,
             Command::Seek(args) => Box::pin(seek::run(args)).await,
             Command::CheckConfig(args) => check_config::run(&args),
+            Command::DescribeGroups => sluice_kafka::describe_groups(),
         }
     });
     // A thread that reads stdin cannot be interrupted: do not wait for it.

@@ -159,9 +159,9 @@ fn check_peers(config: &Config) -> Checker {
         "needs [peers.tls]: without it whoever may join a Kafka group could have this node send clients' sessions anywhere"
             .to_owned()
     });
-    let is_described = config.subscriptions.values().any(|subscription| subscription.describe_group);
+    let is_described = config.subscriptions.values().any(|subscription| subscription.describe_group.unwrap_or(true));
     c.require(!peers.from_group || is_described, "from_group", || {
-        "finds nobody: set describe_group = true in a subscription".to_owned()
+        "finds nobody where each subscription has describe_group = false: leave it out of one".to_owned()
     });
     for address in &peers.addresses {
         c.require(is_host_and_port(address), "addresses", || format!("`{address}` is not host:port"));

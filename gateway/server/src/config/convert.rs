@@ -96,6 +96,12 @@ impl Config {
         }
     }
 
+    /// Whether Kafka is asked who is in the group of this subscription: where nobody says, in a cluster.
+    #[must_use]
+    pub fn is_group_described(&self, subscription: &SubscriptionConfig) -> bool {
+        subscription.describe_group.unwrap_or_else(|| self.peers.listen.is_some())
+    }
+
     /// Kafka's part of the subscription of that name, whose members are marked like this.
     #[must_use]
     pub fn kafka_config(
@@ -114,7 +120,6 @@ impl Config {
             instance: subscription.static_membership.then(|| self.node_name()),
             member_mark: mark,
             watch_group: self.peers.listen.is_some(),
-            describe_group: subscription.describe_group,
             protocol: subscription.kafka_protocol(),
             start: match subscription.start {
                 Start::Earliest => sluice_kafka::Start::Earliest,

@@ -71,8 +71,8 @@ section! {
         /// A DNS name as host:port, of which each address is a node: a headless service. Asked again each `resolve_interval`.
         dns: String = String::new(),
         /// Dial members of the subscriptions' Kafka groups too, where their `client.id` says that they are found, and nodes that
-        /// dial this one. With it `addresses` and `dns` may be empty. Needs `describe_group` in a subscription, and `tls`, unless
-        /// `listen` is a loopback address.
+        /// dial this one. With it `addresses` and `dns` may be empty. Needs `tls`, unless `listen` is a loopback
+        /// address.
         from_group: bool = false,
         /// How often names are resolved, and peers that are away are tried again at the latest.
         #[serde(with = "duration")]
@@ -261,9 +261,9 @@ section! {
         #[serde(with = "duration")]
         metadata_refresh: Duration = Duration::from_secs(10),
         /// Ask Kafka each `metadata_refresh` who is in the group: foreign members and other policies are then said, and
-        /// `peers.from_group` finds nodes. Off, because librdkafka may end the process by an assertion of its own when a broker goes
-        /// away while it is asked (librdkafka issue 4605, open). Nothing is lost by that, but the node has to be started again.
-        describe_group: bool = false,
+        /// `peers.from_group` finds nodes. A process of its own asks, `sluice describe-groups`, for all subscriptions of one Kafka at
+        /// once, and ends. Where nothing is set: in a cluster, and not by a node without `[peers]`.
+        describe_group: Option<bool> = None,
         /// librdkafka properties for this subscription, over `kafka.properties`.
         kafka: BTreeMap<String, String> = BTreeMap::new(),
     }

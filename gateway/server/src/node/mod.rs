@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sluice_kafka::{LetterWriter, WriterConfig};
+use sluice_kafka::{Describer, LetterWriter, WriterConfig};
 use sluice_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -24,6 +24,7 @@ use tonic_health::server::HealthReporter;
 pub(crate) use shared::Shared;
 
 use crate::admin;
+use crate::cli;
 use crate::config::{Config, Join, SubscriptionConfig};
 use crate::metrics::Exporter;
 use crate::peer::{self, News};
@@ -237,11 +238,14 @@ fn start_subscriptions(
     writers: &BTreeMap<String, Arc<LetterWriter>>,
     peer: Option<&Arc<str>>,
 ) -> anyhow::Result<BTreeMap<String, Arc<Handle>>> {
+    let describer = start_describer(config)?;
     let mut subscriptions = BTreeMap::new();
     for (name, of) in &config.subscriptions {
         let mark = Mark { policy: of.policy_hash(), peer: peer.cloned() };
-        let (kafka, events) = sluice_kafka::Subscription::start(config.kafka_config(name, of, mark.to_string()))
-            .with_context(|| format!("starting subscription {name}"))?;
+        let describer = describer.clone().filter(|_| config.is_group_described(of));
+        let (kafka, events) =
+            sluice_kafka::Subscription::start(config.kafka_config(name, of, mark.to_string()), describer)
+                .with_context(|| format!("starting subscription {name}"))?;
         let gate = kafka.gate().clone();
         let writer = writers.get(name).cloned();
         let write = Box::new(move |write| match &writer {
@@ -254,6 +258,16 @@ fn start_subscriptions(
         subscriptions.insert(name.clone(), handle);
     }
     Ok(subscriptions)
+}
+
+/// What asks who is in groups, by this program itself; nothing where nobody wants to know.
+fn start_describer(config: &Config) -> anyhow::Result<Option<Describer>> {
+    if !config.subscriptions.values().any(|of| config.is_group_described(of)) {
+        return Ok(None);
+    }
+    // Not by its path where it can be helped: a release that is installed meanwhile has another program there.
+    let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
+    Ok(Some(Describer::new(program, vec![cli::DESCRIBE_GROUPS.into()])?))
 }
 
 /// One writer for all subscriptions that see Kafka with the same eyes; none where nobody has a dead-letter topic.
