@@ -444,12 +444,12 @@ impl Ledger {
                 if clear == segment.len {
                     break;
                 }
-                let offset = segment.offset(clear);
                 if seen_done {
-                    add(OffsetRange { first: undone + 1, last: offset - 1 });
+                    add(OffsetRange { first: undone + 1, last: segment.offset(clear) - 1 });
                 }
-                (undone, seen_done) = (offset, false);
-                i = clear + 1;
+                let set = segment.done.first_set(clear).map_or(segment.len, |set| set.min(segment.len));
+                (undone, seen_done) = (segment.offset(set - 1), false);
+                i = set;
             }
         }
         if seen_done && self.head < self.tail {
