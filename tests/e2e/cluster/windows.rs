@@ -98,6 +98,7 @@ async fn windows_split_over_three_owners_are_never_exceeded() {
                 if let Seen::Ended(end) = wire.read(Duration::from_millis(50)).await {
                     panic!("the stream ended: {end:?}");
                 }
+                all_that_comes(&mut wire, Duration::from_millis(3)).await;
                 let batch: Vec<_> = wire.inbox.drain(..).collect();
                 dealt += batch.len();
                 // In pieces: windows are never all free or all full.
@@ -120,7 +121,8 @@ async fn windows_split_over_three_owners_are_never_exceeded() {
             sluice_tests::NewRecord::to(partition, value)
         });
         produced.extend(kafka.produce(&topic, records));
-        let goal = produced.len() - 100;
+        // Several owners have something at any time.
+        let goal = produced.len().saturating_sub(2_400);
         reaches("most of it is acked", goal, || history.acked_of(&produced)).await;
     }
     eventually("all are acked", Duration::from_secs(120), async || match history.acked_of(&produced) {
@@ -197,6 +199,11 @@ async fn room_moves_to_another_owner_only_when_it_is_there() {
     );
 }
 
+/// Reads until nothing came for so long: a record too many would be among it, and the session would panic.
+async fn all_that_comes(wire: &mut Wire, quiet: Duration) {
+    while matches!(wire.read(quiet).await, Seen::Frame) {}
+}
+
 /// Sessions check their windows at each record.
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_are_never_exceeded_while_clients_come_and_go() {
@@ -224,7 +231,7 @@ async fn windows_are_never_exceeded_while_clients_come_and_go() {
                     let first = subscribe(&group, window);
                     let mut wire =
                         Wire::open(channels[at % 3].clone(), first).await.expect("it is welcome").recorded(&history);
-                    let _ = wire.read(Duration::from_millis(50)).await;
+                    all_that_comes(&mut wire, Duration::from_millis(20)).await;
                     let batch: Vec<_> = wire.inbox.drain(..).collect();
                     match visit % 3 {
                         // It goes with all that it has, without a word.
@@ -232,8 +239,8 @@ async fn windows_are_never_exceeded_while_clients_come_and_go() {
                         1 => wire.half_close(),
                         _ => {
                             wire.flow(window + 3, 0);
-                            wire.ack(&batch);
-                            let _ = wire.read(Duration::from_millis(20)).await;
+                            wire.ack(&batch[..batch.len() / 2]);
+                            all_that_comes(&mut wire, Duration::from_millis(20)).await;
                             wire.half_close();
                         }
                     }
