@@ -105,8 +105,11 @@ impl Fetch {
         if batch.len() > 0 {
             let troubled = dispatch(&batch, &mut self.partitions, &self.gate, &self.events, &self.lookup);
             drop(batch);
-            for partition in troubled {
-                self.out_of_range(&partition);
+            for (partition, out_of_range) in troubled {
+                self.distrust_position(&partition);
+                if out_of_range {
+                    self.out_of_range(&partition);
+                }
             }
             return Duration::ZERO;
         }
@@ -268,6 +271,13 @@ impl Fetch {
         }
     }
 
+    /// librdkafka takes an error for a record: its position is behind an offset that nobody has seen.
+    fn distrust_position(&mut self, partition: &TopicPartition) {
+        let Some(state) = self.partitions.get_mut(partition) else { return };
+        let position = self.queue.handle().positions(&List::of([partition])).first().map(|result| result.offset);
+        state.stale_position = position.unwrap_or(state.stale_position);
+    }
+
     fn out_of_range(&mut self, partition: &TopicPartition) {
         let Some(state) = self.partitions.get_mut(partition) else { return };
         if state.phase != Phase::Fetching {
@@ -321,19 +331,21 @@ impl Fetch {
     }
 }
 
-/// Copies a batch out and sends it, partition by partition; returns partitions whose position is not in their log.
+/// Copies a batch out and sends it, partition by partition; returns partitions that had an error, and whether it is that their
+/// position is not in their log.
 fn dispatch(
     batch: &Batch<'_>,
     partitions: &mut HashMap<TopicPartition, Partition>,
     gate: &FetchGate,
     events: &UnboundedSender<KafkaEvent>,
     lookup: &Mailbox<LookupCommand>,
-) -> Vec<TopicPartition> {
+) -> Vec<(TopicPartition, bool)> {
     let mut troubled = Vec::new();
     for neighbours in batch.neighbours() {
         let first = neighbours.first();
         if first.code() != OK {
-            troubled.extend(consumer_error(first, lookup));
+            let partition = TopicPartition::new(first.topic(), first.partition());
+            troubled.push((partition, consumer_error(first, lookup)));
             continue;
         }
         let partition = TopicPartition::new(first.topic(), first.partition());
@@ -348,13 +360,14 @@ fn dispatch(
     troubled
 }
 
-fn consumer_error(message: MessageView<'_>, lookup: &Mailbox<LookupCommand>) -> Option<TopicPartition> {
+/// Whether the position is not in the log.
+fn consumer_error(message: MessageView<'_>, lookup: &Mailbox<LookupCommand>) -> bool {
     let code = message.code();
     let text = message.value().map(String::from_utf8_lossy).unwrap_or_default();
     match code {
         Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
         | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE
-        | Code::RD_KAFKA_RESP_ERR__LOG_TRUNCATION => Some(TopicPartition::new(message.topic(), message.partition())),
+        | Code::RD_KAFKA_RESP_ERR__LOG_TRUNCATION => true,
         code => {
             tracing::warn!(
                 topic = message.topic(),
@@ -364,7 +377,7 @@ fn consumer_error(message: MessageView<'_>, lookup: &Mailbox<LookupCommand>) -> 
                 "an error while fetching"
             );
             lookup.send(LookupCommand::Trouble(code, format!("{}: {text}", message.topic())));
-            None
+            false
         }
     }
 }
