@@ -16,6 +16,7 @@ mod limits;
 mod outage;
 mod poison;
 mod retries;
+mod rights;
 mod rust_client;
 mod seek;
 mod services;

@@ -45,6 +45,8 @@ struct Partition {
     phase: Phase,
     /// What librdkafka said of the position right after the assign, of an earlier life of the partition.
     stale_position: i64,
+    /// The last that was heard of its topic is that it may not be read.
+    unreadable: bool,
 }
 
 /// The state of the thread.
@@ -158,6 +160,7 @@ impl Fetch {
                     next: 0,
                     phase: Phase::Expected,
                     stale_position: crate::ffi::OFFSET_NONE,
+                    unreadable: false,
                 };
                 self.partitions.insert(partition, state);
             }
@@ -343,21 +346,42 @@ fn dispatch(
     let mut troubled = Vec::new();
     for neighbours in batch.neighbours() {
         let first = neighbours.first();
-        if first.code() != OK {
-            let partition = TopicPartition::new(first.topic(), first.partition());
-            troubled.push((partition, consumer_error(first, lookup)));
+        let partition = || TopicPartition::new(first.topic(), first.partition());
+        if first.code() == Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED {
+            not_readable(&partition(), partitions, lookup);
+            troubled.push((partition(), false));
             continue;
         }
-        let partition = TopicPartition::new(first.topic(), first.partition());
+        if first.code() != OK {
+            troubled.push((partition(), consumer_error(first, lookup)));
+            continue;
+        }
+        let partition = partition();
         // Not ours (any more): dropped.
         let ours = partitions.get_mut(&partition).filter(|state| state.phase == Phase::Fetching);
         let Some(state) = ours else { continue };
+        if std::mem::take(&mut state.unreadable) {
+            lookup.send(LookupCommand::ReadAgain(Arc::clone(&partition.topic)));
+        }
         state.next = neighbours.last().offset().saturating_add(1);
         let (runs, bytes) = copy(neighbours);
         gate.put(bytes);
         let _receiver_gone = events.send(KafkaEvent::Records { partition, epoch: state.epoch, runs, bytes });
     }
     troubled
+}
+
+/// librdkafka says it once a partition, and tries on in silence.
+fn not_readable(
+    partition: &TopicPartition,
+    partitions: &mut HashMap<TopicPartition, Partition>,
+    lookup: &Mailbox<LookupCommand>,
+) {
+    tracing::warn!(%partition, "the topic may not be read: the right READ is missing");
+    if let Some(state) = partitions.get_mut(partition) {
+        state.unreadable = true;
+        lookup.send(LookupCommand::Unreadable(Arc::clone(&partition.topic)));
+    }
 }
 
 /// Whether the position is not in the log.

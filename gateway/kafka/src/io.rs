@@ -1,6 +1,7 @@
 //! What this crate tells the driver, and what the driver tells it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -142,9 +143,20 @@ pub enum ResetCause {
     Seek,
 }
 
+/// What Kafka does not let this node read, whoever it is to Kafka: the right READ is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MissingRights {
+    /// The subscription's group: nothing is assigned, or nothing can be committed.
+    pub group: Option<String>,
+    /// Topics of it: nothing of them is fetched. Others of the subscription are.
+    pub topics: Vec<String>,
+}
+
 /// How Kafka is, for readiness and `blocked_on`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KafkaState {
+    /// Nobody has asked it yet, or it has not answered.
+    Unknown,
     /// Not joined, by our own wish.
     Idle,
     /// It answers.
@@ -153,8 +165,37 @@ pub enum KafkaState {
     Unreachable(String),
     /// A topic is not there.
     TopicMissing(String),
-    /// Refused: authentication or authorization.
+    /// It answers, and does not let us read what is ours.
+    RightsMissing(MissingRights),
+    /// It refuses the connection: authentication, TLS.
     Refused(String),
+}
+
+// === impl MissingRights ===
+
+impl MissingRights {
+    /// Nothing is missing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.group.is_none() && self.topics.is_empty()
+    }
+
+    /// Whether records of this topic can be fetched, as far as topics go.
+    #[must_use]
+    pub fn may_read(&self, topic: &str) -> bool {
+        !self.topics.iter().any(|missing| missing == topic)
+    }
+}
+
+impl fmt::Display for MissingRights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let group = self.group.iter().map(|group| ("group", group));
+        let all = group.chain(self.topics.iter().map(|topic| ("topic", topic)));
+        for (index, (what, name)) in all.enumerate() {
+            write!(f, "{}READ on {what} {name:?}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
 }
 
 /// What the Kafka threads tell the driver, in order, through one queue.

@@ -26,8 +26,8 @@ pub mod tools;
 pub use config::check_properties;
 pub use describe::{Describer, describe_groups};
 pub use io::{
-    Assignor, FetchGate, GroupMember, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, Protocol, ResetCause,
-    SeekCommand, SeekError, SeekTarget, SeekTo, Start,
+    Assignor, FetchGate, GroupMember, KafkaCommand, KafkaConfig, KafkaEvent, KafkaState, MissingRights, Protocol,
+    ResetCause, SeekCommand, SeekError, SeekTarget, SeekTo, Start,
 };
 pub use letters::{Done, LetterFacts, LetterOrigin, LetterWriter, Write, WriteError, WriterConfig, Written};
 pub use subscription::{Error, Subscription};

@@ -116,7 +116,7 @@ impl Lookup {
                 self.retry_at = Instant::now() + RETRY_AFTER;
             }
             self.topics.note_fresh(&self.handle, &self.config, TRY_WITHIN);
-            self.health.probe(&self.handle, &self.config.topics);
+            self.health.probe(&self.handle, &self.config);
             self.check_ids();
             self.read_back();
             self.watermarks();
@@ -156,6 +156,7 @@ impl Lookup {
             }
             LookupCommand::Seek(command) => self.on_seek(command),
             LookupCommand::Acknowledged(partition, next) => {
+                self.health.a_group_answered();
                 if let Some(active) = self.active.get_mut(&partition) {
                     active.acknowledged = Some(next.0);
                 }
@@ -171,6 +172,8 @@ impl Lookup {
                     self.ids_at = self.ids_at.min(Instant::now() + Duration::from_secs(1));
                 }
             }
+            LookupCommand::Unreadable(topic) => self.health.unreadable(&topic),
+            LookupCommand::ReadAgain(topic) => self.health.read_again(&topic),
             LookupCommand::Stop => {}
         }
     }

@@ -343,6 +343,7 @@ impl Member {
         let Some(commit) = self.in_flight.remove(&opaque) else { return };
         let code = results.iter().map(|result| result.code).find(|code| *code != OK).unwrap_or(code);
         let InFlight { partition, epoch, offset, given_up, .. } = commit;
+        let topic = Arc::clone(&partition.topic);
         if code == OK {
             self.lookup.send(LookupCommand::Acknowledged(partition.clone(), offset));
         } else {
@@ -353,8 +354,11 @@ impl Member {
             self.tell(KafkaEvent::Committed { partition, epoch, result });
         }
         match code {
-            Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED | Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED => {
+            Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => {
                 self.lookup.send(LookupCommand::Trouble(code, "a commit was refused".to_owned()));
+            }
+            Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED => {
+                self.lookup.send(LookupCommand::Unreadable(topic));
             }
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition};
@@ -88,6 +88,10 @@ pub(crate) enum LookupCommand {
     Acknowledged(TopicPartition, NextOffset),
     /// Something was refused or failed; the state may have changed.
     Trouble(Code, String),
+    /// A broker does not let us read this topic.
+    Unreadable(Arc<str>),
+    /// Records of such a topic came after all.
+    ReadAgain(Arc<str>),
     /// End the thread.
     Stop,
 }

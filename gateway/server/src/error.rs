@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_kafka::SeekError;
+use sluice_kafka::{MissingRights, SeekError};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
 
@@ -29,6 +29,9 @@ pub(crate) enum Error {
     SubscriptionNotFound(String),
     #[error("topic {0:?} does not exist")]
     TopicMissing(String),
+    /// For the operator of the gateway: it is not the client that has no right.
+    #[error("subscription {subscription:?} cannot be served: Kafka does not give the gateway {missing}")]
+    RightsMissing { subscription: String, missing: MissingRights },
     #[error("the spec differs from the live subscription {subscription:?} in: {}", fields.join(", "))]
     SpecMismatch { subscription: String, fields: Vec<&'static str> },
     #[error("{0}")]
@@ -78,6 +81,7 @@ impl Error {
             Self::Invalid { .. } => "INVALID_FIELD",
             Self::SubscriptionNotFound(_) => "SUBSCRIPTION_NOT_FOUND",
             Self::TopicMissing(_) => "TOPIC_MISSING",
+            Self::RightsMissing { .. } => "KAFKA_RIGHTS_MISSING",
             Self::SpecMismatch { .. } => "SPEC_MISMATCH",
             Self::Unimplemented(_) => "NOT_BUILT_YET",
             Self::KafkaUnreachable(_) => "KAFKA_UNREACHABLE",
@@ -99,7 +103,7 @@ impl Error {
             }
             Self::UnknownFrame | Self::Unimplemented(_) => Code::Unimplemented,
             Self::SubscriptionNotFound(_) => Code::NotFound,
-            Self::TopicMissing(_) | Self::SpecMismatch { .. } => Code::FailedPrecondition,
+            Self::TopicMissing(_) | Self::RightsMissing { .. } | Self::SpecMismatch { .. } => Code::FailedPrecondition,
             Self::StreamLimit(_) | Self::SettleFlood(_) | Self::FrameTooLarge(_) => Code::ResourceExhausted,
             Self::Superseded { .. } | Self::SeekIncomplete { .. } => Code::Aborted,
             Self::Owner { reason, .. } => match *reason {
@@ -146,6 +150,13 @@ impl From<Error> for Status {
                 metadata.insert("fields".to_owned(), fields.join(","));
             }
             Error::TopicMissing(topic) => drop(metadata.insert("topic".to_owned(), topic.clone())),
+            Error::RightsMissing { subscription, missing } => {
+                metadata.insert("subscription".to_owned(), subscription.clone());
+                metadata.extend(missing.group.clone().map(|group| ("group".to_owned(), group)));
+                if !missing.topics.is_empty() {
+                    metadata.insert("topics".to_owned(), missing.topics.join(","));
+                }
+            }
             _ => {}
         }
         let mut details = ErrorDetails::new();
@@ -174,6 +185,12 @@ mod tests {
             (Error::BadFirstFrame, Code::InvalidArgument, "BAD_FIRST_FRAME", false),
             (Error::SubscriptionNotFound("x".into()), Code::NotFound, "SUBSCRIPTION_NOT_FOUND", false),
             (Error::TopicMissing("x".into()), Code::FailedPrecondition, "TOPIC_MISSING", false),
+            (
+                Error::RightsMissing { subscription: "x".into(), missing: MissingRights::default() },
+                Code::FailedPrecondition,
+                "KAFKA_RIGHTS_MISSING",
+                false,
+            ),
             (Error::StreamLimit(3), Code::ResourceExhausted, "STREAM_LIMIT", true),
             (Error::SettleFlood(3), Code::ResourceExhausted, "SETTLE_FLOOD", true),
             (Error::FrameTooLarge(3), Code::ResourceExhausted, "FRAME_TOO_LARGE", true),
@@ -192,6 +209,18 @@ mod tests {
             assert_eq!(details.retry_info().is_some(), retry, "{reason}");
             assert_eq!(details.quota_failure().is_some(), code == Code::ResourceExhausted, "{reason}");
         }
+    }
+
+    #[test]
+    fn a_right_that_is_missing_is_named_with_whose_it_is() {
+        let missing = MissingRights { group: Some("g".into()), topics: vec!["a".into(), "b".into()] };
+        let status = Status::from(Error::RightsMissing { subscription: "s".into(), missing });
+        let what = r#"subscription "s" cannot be served: Kafka does not give the gateway READ on group "g", READ on topic "a", READ on topic "b""#;
+        assert_eq!(status.message(), what);
+        let details = status.get_error_details();
+        let metadata = &details.error_info().unwrap().metadata;
+        let named = |key: &str| metadata.get(key).map(String::as_str);
+        assert_eq!((named("subscription"), named("group"), named("topics")), (Some("s"), Some("g"), Some("a,b")));
     }
 
     #[test]

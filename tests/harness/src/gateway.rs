@@ -23,6 +23,7 @@ use crate::{SOON, scratch};
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
     brokers: String,
+    kafka: Vec<String>,
     node: Vec<String>,
     peers: Vec<String>,
     limits: Vec<String>,
@@ -77,6 +78,7 @@ impl GatewayConfig {
         let node = ["listen", "admin_listen"].map(|key| format!("{key} = \"127.0.0.1:0\"")).to_vec();
         Self {
             brokers: kafka.bootstrap().to_owned(),
+            kafka: Vec::new(),
             node,
             peers: Vec::new(),
             limits: Vec::new(),
@@ -98,6 +100,13 @@ impl GatewayConfig {
     pub fn node(mut self, line: &str) -> Self {
         self.node.retain(|known| key(known) != key(line));
         self.node.push(line.to_owned());
+        self
+    }
+
+    /// With a line for `[kafka]`.
+    #[must_use]
+    pub fn kafka(mut self, line: &str) -> Self {
+        self.kafka.push(line.to_owned());
         self
     }
 
@@ -132,6 +141,7 @@ impl GatewayConfig {
 
     fn render(&self) -> String {
         let mut text = format!("[node]\n{}\n\n[kafka]\nbrokers = {:?}\n", self.node.join("\n"), self.brokers);
+        self.kafka.iter().for_each(|line| text.extend([line, "\n"]));
         if !self.peers.is_empty() {
             let _ = write!(text, "\n[peers]\n{}\n", self.peers.join("\n"));
         } else if std::env::var_os("SLUICE_TEST_AS_CLUSTER").is_some() {

@@ -1,9 +1,9 @@
 //! One librdkafka client.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::NonNull;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka_sys::bindings as sys;
@@ -21,8 +21,19 @@ pub(crate) enum Purpose {
     Fetch,
 }
 
+/// Errors of the client that wait to be taken, at most.
+const ERRORS_MAX: usize = 16;
+
+/// What a client said of itself by its error callback.
+#[derive(Debug, Default)]
+struct Errors(Mutex<Vec<(Code, String)>>);
+
 /// An owned `rd_kafka_t`. Dropping it may take seconds: do it on a thread that may wait.
-pub(crate) struct Handle(NonNull<sys::rd_kafka_t>);
+pub(crate) struct Handle {
+    rk: NonNull<sys::rd_kafka_t>,
+    /// What librdkafka's callback points to: it lives as long as the client.
+    errors: Arc<Errors>,
+}
 
 // SAFETY: librdkafka's clients may be used from any thread, by several at once.
 unsafe impl Send for Handle {}
@@ -45,6 +56,32 @@ unsafe extern "C" fn on_log(rk: *const sys::rd_kafka_t, level: c_int, facility: 
     }
 }
 
+/// An error of a client that has no events for them: a broker that is away, or refuses it.
+unsafe extern "C" fn on_error(rk: *mut sys::rd_kafka_t, code: c_int, text: *const c_char, opaque: *mut c_void) {
+    // SAFETY: librdkafka passes a client that lives for the call, a NUL-terminated string, and the opaque of `Handle::new`: the
+    // handle keeps it until the client is gone.
+    let (name, text, errors) =
+        unsafe { (owned(sys::rd_kafka_name(rk)), owned(text), &*opaque.cast_const().cast::<Errors>()) };
+    if let Some(suppressed) = admit(3, &name, &text) {
+        tracing::error!(target: "librdkafka", client = name, facility = "ERROR", suppressed, "{text}");
+    }
+    if let Some(code) = Errors::KNOWN.into_iter().find(|known| *known as c_int == code) {
+        let mut errors = errors.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if errors.len() < ERRORS_MAX {
+            errors.push((code, text));
+        }
+    }
+}
+
+impl Errors {
+    /// Those that say more than that nothing answers.
+    const KNOWN: [Code; 3] = [
+        Code::RD_KAFKA_RESP_ERR__AUTHENTICATION,
+        Code::RD_KAFKA_RESP_ERR__SSL,
+        Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED,
+    ];
+}
+
 /// Whether librdkafka's line is logged now, and how many like it were left out. Lines for debugging all are.
 fn admit(level: c_int, name: &str, text: &str) -> Option<u64> {
     static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
@@ -57,8 +94,10 @@ fn admit(level: c_int, name: &str, text: &str) -> Option<u64> {
 impl Handle {
     pub(crate) fn new(purpose: Purpose, properties: &BTreeMap<String, String>) -> Result<Self, Error> {
         let mut text: [c_char; 512] = [0; 512];
+        let errors = Arc::new(Errors::default());
         // SAFETY: the configuration is ours until `rd_kafka_new` takes it, or is destroyed when that does not happen;
-        // strings live for each call; the error buffer is as long as said and always NUL-terminated.
+        // strings live for each call; the error buffer is as long as said and always NUL-terminated; the opaque lives as long
+        // as the handle, which outlives the client.
         unsafe {
             let conf = sys::rd_kafka_conf_new();
             for (name, value) in properties {
@@ -74,6 +113,9 @@ impl Handle {
             if purpose == Purpose::Member {
                 let events = sys::RD_KAFKA_EVENT_REBALANCE | sys::RD_KAFKA_EVENT_ERROR;
                 sys::rd_kafka_conf_set_events(conf, events);
+            } else {
+                sys::rd_kafka_conf_set_error_cb(conf, Some(on_error));
+                sys::rd_kafka_conf_set_opaque(conf, Arc::as_ptr(&errors).cast_mut().cast::<c_void>());
             }
             let kind = sys::rd_kafka_type_t::RD_KAFKA_CONSUMER;
             let rk = sys::rd_kafka_new(kind, conf, text.as_mut_ptr(), text.len());
@@ -82,12 +124,17 @@ impl Handle {
                 return Err(Error::Config(owned(text.as_ptr())));
             };
             sys::rd_kafka_poll_set_consumer(rk.as_ptr());
-            Ok(Self(rk))
+            Ok(Self { rk, errors })
         }
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_t {
-        self.0.as_ptr()
+        self.rk.as_ptr()
+    }
+
+    /// Why brokers refuse a fetch handle's connections, as it was said since the last call. Said while records are taken.
+    pub(crate) fn take_errors(&self) -> Vec<(Code, String)> {
+        std::mem::take(&mut *self.errors.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn subscribe(&self, topics: &[String]) -> Result<(), Code> {

@@ -1,11 +1,15 @@
 //! How Kafka is, for readiness.
+//!
+//! A connection that is refused is the node's matter: nothing that it has works. A right that is missing is the subscription's: the
+//! others go on, and its clients are told.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::ffi::{Code, Handle, code_name};
-use crate::io::{KafkaEvent, KafkaState};
+use crate::io::{KafkaConfig, KafkaEvent, KafkaState, MissingRights};
 
 /// How often a broker is asked while all is well.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
@@ -15,6 +19,8 @@ const PROBE_SOON: Duration = Duration::from_secs(1);
 const PROBE_WITHIN: Duration = Duration::from_secs(3);
 /// A refusal is believed to be why nothing answers for this long.
 const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
+/// A broker says within this whether a topic may be read.
+const RIGHTS_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Health {
     events: UnboundedSender<KafkaEvent>,
@@ -22,10 +28,13 @@ pub(super) struct Health {
     told: Option<KafkaState>,
     partitions: usize,
     probe_at: Instant,
-    /// The connection is refused: told by the member handle, cleared when a broker answers.
+    /// The connection is refused: told by the handles, cleared when a broker answers.
     connection_refused: Option<(String, Instant)>,
-    /// The group is refused: librdkafka says so once and is silent then; cleared by an assignment.
-    group_refused: Option<String>,
+    /// The group may not be read: librdkafka says so once and tries on in silence; cleared by an assignment or a commit, and
+    /// where nobody tries any more.
+    group_unreadable: bool,
+    /// Topics that were not to be read though they may be described, and whether the broker has confirmed it.
+    unreadable: BTreeMap<String, bool>,
 }
 
 impl Health {
@@ -37,18 +46,35 @@ impl Health {
             partitions: 0,
             probe_at: Instant::now(),
             connection_refused: None,
-            group_refused: None,
+            group_unreadable: false,
+            unreadable: BTreeMap::new(),
         }
     }
 
     pub(super) fn joined(&mut self, joined: bool) {
         self.joined = joined;
-        self.group_refused = None;
+        self.group_unreadable = false;
+        // A broker that does not say what may be read is believed until the next try.
+        self.unreadable.retain(|_, confirmed| *confirmed);
         self.probe_at = Instant::now();
     }
 
     pub(super) fn a_group_answered(&mut self) {
-        if self.group_refused.take().is_some() {
+        if std::mem::take(&mut self.group_unreadable) {
+            self.probe_at = Instant::now();
+        }
+    }
+
+    /// A fetch or a commit was refused. A broker is asked whether it is so.
+    pub(super) fn unreadable(&mut self, topic: &str) {
+        if !self.unreadable.contains_key(topic) {
+            self.unreadable.insert(topic.to_owned(), false);
+            self.probe_at = Instant::now();
+        }
+    }
+
+    pub(super) fn read_again(&mut self, topic: &str) {
+        if self.unreadable.remove(topic).is_some() {
             self.probe_at = Instant::now();
         }
     }
@@ -58,22 +84,25 @@ impl Health {
         match code {
             Code::RD_KAFKA_RESP_ERR__AUTHENTICATION
             | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED
-            | Code::RD_KAFKA_RESP_ERR__SSL
-            | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => {
+            | Code::RD_KAFKA_RESP_ERR__SSL => {
                 self.connection_refused = Some((text(), Instant::now()));
             }
-            Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => self.group_refused = Some(text()),
+            // Said while nobody wants to join it would be there for ever: the next join finds out.
+            Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => self.group_unreadable = self.joined,
             _ => {}
         }
         self.probe_at = self.probe_at.min(Instant::now() + PROBE_SOON);
     }
 
     /// Asks for the topics' metadata when it is time, and tells what changed.
-    pub(super) fn probe(&mut self, handle: &Handle, topics: &[String]) {
+    pub(super) fn probe(&mut self, handle: &Handle, config: &KafkaConfig) {
+        for (code, text) in handle.take_errors() {
+            self.trouble(code, &text);
+        }
         if Instant::now() < self.probe_at {
             return;
         }
-        let state = self.state(handle, topics);
+        let state = self.state(handle, config);
         let well = matches!(state, KafkaState::Reachable | KafkaState::Idle);
         self.probe_at = Instant::now() + if well { PROBE_EVERY } else { PROBE_SOON };
         if self.told.as_ref() == Some(&state) {
@@ -89,20 +118,23 @@ impl Health {
         let _receiver_gone = self.events.send(KafkaEvent::State(state));
     }
 
-    fn state(&mut self, handle: &Handle, topics: &[String]) -> KafkaState {
-        let mut partitions = 0;
-        for topic in topics {
-            let count = handle.partition_count(topic, PROBE_WITHIN);
-            partitions += count.unwrap_or(0);
-            match count {
+    fn state(&mut self, handle: &Handle, config: &KafkaConfig) -> KafkaState {
+        let mut rights = MissingRights::default();
+        let (mut partitions, mut missing) = (0, None);
+        for topic in &config.topics {
+            match handle.partition_count(topic, PROBE_WITHIN) {
                 Ok(0) | Err(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) => {
-                    return KafkaState::TopicMissing(topic.clone());
+                    missing = missing.or(Some(topic));
                 }
-                Err(code @ Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
-                    return KafkaState::Refused(format!("{}: topic {topic}", code_name(code)));
+                Err(Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => rights.topics.push(topic.clone()),
+                Ok(count) => {
+                    partitions += count;
+                    if self.is_unreadable(handle, topic) {
+                        rights.topics.push(topic.clone());
+                    }
                 }
                 // Some leader is being elected: a broker answered.
-                Ok(_) | Err(Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => self.connection_refused = None,
+                Err(Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => {}
                 Err(code) => {
                     let refused = self.connection_refused.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_HOLDS);
                     return match refused {
@@ -111,15 +143,35 @@ impl Health {
                     };
                 }
             }
+            self.connection_refused = None;
+        }
+        rights.group = self.group_unreadable.then(|| config.group.clone());
+        if !rights.is_empty() {
+            return KafkaState::RightsMissing(rights);
+        }
+        if let Some(topic) = missing {
+            return KafkaState::TopicMissing(topic.clone());
         }
         if self.partitions != partitions {
             self.partitions = partitions;
             let _receiver_gone = self.events.send(KafkaEvent::Partitions(partitions));
         }
-        match &self.group_refused {
-            Some(text) => KafkaState::Refused(text.clone()),
-            None if self.joined => KafkaState::Reachable,
-            None => KafkaState::Idle,
+        if self.joined { KafkaState::Reachable } else { KafkaState::Idle }
+    }
+
+    /// Whether a topic that was not to be read still is not. Where no broker can say, it is until something is read.
+    fn is_unreadable(&mut self, handle: &Handle, topic: &str) -> bool {
+        let Some(confirmed) = self.unreadable.get_mut(topic) else { return false };
+        match handle.may_read(topic, RIGHTS_WITHIN) {
+            Ok(Some(true)) => {
+                self.unreadable.remove(topic);
+                false
+            }
+            Ok(Some(false)) => {
+                *confirmed = true;
+                true
+            }
+            Ok(None) | Err(_) => true,
         }
     }
 }

@@ -76,6 +76,8 @@ fn subscriptions(shared: &Shared) -> Map<String, Value> {
             KafkaState::Reachable => ("reachable", None),
             KafkaState::Unreachable(error) => ("unreachable", Some(error)),
             KafkaState::TopicMissing(topic) => ("topic_missing", Some(topic)),
+            KafkaState::RightsMissing(missing) => ("rights_missing", Some(missing.to_string())),
+            KafkaState::Unknown => ("unknown", None),
             KafkaState::Refused(error) => ("refused", Some(error)),
         };
         let membership = match state.membership {

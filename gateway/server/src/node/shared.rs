@@ -72,9 +72,13 @@ impl Shared {
         for (name, handle) in &self.subscriptions {
             let state = handle.state();
             match state.kafka {
-                // A topic that is missing is so for all nodes, and its streams are told: a balancer that left all nodes out would
-                // lead nobody to the other subscriptions.
-                KafkaState::Idle | KafkaState::Reachable | KafkaState::TopicMissing(_) => {}
+                // A topic or a right that is missing is so for all nodes, and its streams are told: a balancer that left all nodes
+                // out would lead nobody to the other subscriptions.
+                KafkaState::Idle
+                | KafkaState::Reachable
+                | KafkaState::TopicMissing(_)
+                | KafkaState::RightsMissing(_) => {}
+                KafkaState::Unknown => why.push(format!("{name}: kafka has not answered yet")),
                 KafkaState::Unreachable(error) => why.push(format!("{name}: kafka unreachable: {error}")),
                 // A wrong password that is rolled out must stop at the first node.
                 KafkaState::Refused(error) => why.push(format!("{name}: kafka refuses: {error}")),

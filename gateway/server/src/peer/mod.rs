@@ -28,7 +28,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::future::join_all;
 use sluice_proto::peer::v1::relay_service_server::RelayServiceServer;
-use sluice_proto::peer::v1::{Hello, Owned, Status, SubscriptionStatus};
+use sluice_proto::peer::v1::{Hello, MissingRights, Owned, Status, SubscriptionStatus};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -300,6 +300,10 @@ impl Shared {
         let draining = self.draining.load(Ordering::Acquire);
         Status { subscriptions: self.edges.iter().map(subscription).collect(), draining }
     }
+                missing: (!owned.missing.is_empty()).then(|| MissingRights {
+                    group: owned.missing.group.clone().unwrap_or_default(),
+                    topics: owned.missing.topics.clone(),
+                }),
 
     /// A peer of a later version says something that this one need not know: what it must, is told by the revision.
     fn unknown_frame(&self) {

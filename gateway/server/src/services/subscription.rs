@@ -51,7 +51,11 @@ impl Subscriptions {
 pub(crate) fn partition(node: &str, handle: &Handle, snapshot: PartitionSnapshot) -> pb::Partition {
     let view = snapshot.view;
     let (holder, holder_consumer) = snapshot.holder.unwrap_or_default();
-    let unreachable = matches!(handle.state().kafka, KafkaState::Unreachable(_) | KafkaState::Refused(_));
+    let unreachable = match handle.state().kafka {
+        KafkaState::Unreachable(_) | KafkaState::Refused(_) => true,
+        KafkaState::RightsMissing(missing) => missing.group.is_some() || !missing.may_read(&view.partition.topic),
+        _ => false,
+    };
     let lag = lag(&view, snapshot.watermarks);
     // The fetch rests for all partitions, also for one that has nothing to fetch.
     let idle = lag == 0 && view.oldest_undone_offset.is_none();

@@ -129,7 +129,7 @@ impl Driver {
             seeks: Vec::new(),
             watermarks: HashMap::new(),
             counts: Counts::default(),
-            kafka_state: KafkaState::Idle,
+            kafka_state: KafkaState::Unknown,
             pause: Pause::default(),
             stopping: None,
             rest: false,
@@ -239,8 +239,9 @@ impl Driver {
         self.pull_outputs(now);
         self.finish_drain(now);
         self.check_stuck(now);
+        self.tell_of_missing_rights(now);
         if let Some(owned) = &mut self.owned {
-            owned.publish(now, &self.engine, self.member.state() != Membership::Idle);
+            owned.publish(now, &self.engine, self.member.state() != Membership::Idle, &self.kafka_state);
         }
         self.publish();
     }

@@ -1,5 +1,7 @@
 //! What Kafka tells the driver.
 
+use std::sync::atomic::Ordering;
+
 use sluice_core::{Assignment, Epoch, Millis, Restored, RevokeReason, TopicPartition};
 use sluice_kafka::{KafkaCommand, KafkaEvent, KafkaState, ResetCause};
 
@@ -141,14 +143,39 @@ impl Driver {
             && !self.ever_assigned
         {
             let error = Error::TopicMissing(topic.clone());
-            let sessions: Vec<_> = self.seats.keys().copied().collect();
-            for session in sessions {
-                self.engine.close(now, session, sluice_core::End::Drained);
-                if let Some(link) = self.seats.get_mut(&session).and_then(|seat| seat.link.take()) {
-                    link.end(Err(error.clone().into()));
-                }
-                self.forget_session(session);
+            self.end_sessions(now, &error);
+        }
+    }
+
+    /// Why nothing of the subscription can be served, where Kafka does not let us read it.
+    pub(super) fn missing_rights(&self) -> Option<Error> {
+        let KafkaState::RightsMissing(missing) = &self.kafka_state else { return None };
+        // What is assigned and may be read is served, whatever else may not.
+        let serves = self.assigned.keys().any(|partition| missing.may_read(&partition.topic));
+        let subscription = self.settings.name.to_string();
+        (!serves).then(|| Error::RightsMissing { subscription, missing: missing.clone() })
+    }
+
+    /// Those who would wait for records that cannot come are told. To be called each turn: what is assigned changes too.
+    pub(super) fn tell_of_missing_rights(&mut self, now: Millis) {
+        if self.seats.is_empty() {
+            return;
+        }
+        if let Some(error) = self.missing_rights() {
+            self.end_sessions(now, &error);
+        }
+    }
+
+    fn end_sessions(&mut self, now: Millis, error: &Error) {
+        let sessions: Vec<_> = self.seats.keys().copied().collect();
+        for session in sessions {
+            self.engine.close(now, session, sluice_core::End::Drained);
+            if let Some(link) = self.seats.get_mut(&session).and_then(|seat| seat.link.take()) {
+                // After a Drain a stream ends well, unless it is an edge that asks.
+                let planned = link.drained.load(Ordering::Acquire) && !link.is_relayed();
+                link.end(if planned { Ok(()) } else { Err(error.clone().into()) });
             }
+            self.forget_session(session);
         }
     }
 }

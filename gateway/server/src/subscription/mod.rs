@@ -209,7 +209,7 @@ pub(crate) fn start(
 ) -> Arc<Handle> {
     let (requests, inbox) = mpsc::unbounded_channel();
     let first = State {
-        kafka: KafkaState::Idle,
+        kafka: KafkaState::Unknown,
         membership: Membership::Idle,
         partitions: 0,
         pause: Pause::default(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sluice_core::{Engine, Epoch, Millis, TopicPartition};
+use sluice_kafka::{KafkaState, MissingRights};
 use tokio::sync::{Notify, watch};
 
 /// News of backlogs are at least this far apart; that a partition came or went is told at once.
@@ -23,6 +24,8 @@ pub(crate) struct Owned {
     pub(crate) partitions: Vec<OwnedPartition>,
     /// A member of the group, or on its way in or out.
     pub(crate) member: bool,
+    /// What Kafka does not let this node read of the subscription. Empty: nothing that it has met.
+    pub(crate) missing: MissingRights,
 }
 
 /// Keeps `Owned` up to date.
@@ -54,9 +57,11 @@ impl Publisher {
     }
 
     /// To be called each turn.
-    pub(super) fn publish(&mut self, now: Millis, engine: &Engine, member: bool) {
+    pub(super) fn publish(&mut self, now: Millis, engine: &Engine, member: bool, kafka: &KafkaState) {
         let last = self.owned.borrow().clone();
-        let moved = last.member != member || !last.has_the_partitions_of(engine);
+        let missing =
+            if let KafkaState::RightsMissing(missing) = kafka { missing.clone() } else { MissingRights::default() };
+        let moved = last.member != member || last.missing != missing || !last.has_the_partitions_of(engine);
         let backlog = engine.backlog();
         if !moved && backlog == self.backlog {
             self.is_stale = false;
@@ -72,7 +77,8 @@ impl Publisher {
             epoch,
             backlog,
         };
-        self.owned.send_replace(Arc::new(Owned { partitions: engine.backlogs().map(one).collect(), member }));
+        let partitions = engine.backlogs().map(one).collect();
+        self.owned.send_replace(Arc::new(Owned { partitions, member, missing }));
         self.news.notify_one();
     }
 

@@ -57,6 +57,9 @@ impl Driver {
         {
             return link.end(Err(Error::TopicMissing(topic.clone()).into()));
         }
+        if let Some(error) = self.missing_rights() {
+            return link.end(Err(error.into()));
+        }
         // What is still to be said to the stream that this one may supersede, answers above all, is not for this one.
         self.pull_outputs(now);
         let resumable = open.consumer_id.is_some();

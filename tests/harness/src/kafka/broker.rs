@@ -89,17 +89,20 @@ impl Broker {
         let this = Self::prepare();
         let far = free_port();
         let way = Way::to(&format!("127.0.0.1:{far}")).await;
-        {
-            let file = this.node().folder.join("server.properties");
-            let text = fs::read_to_string(&file).expect("read server.properties");
-            let text = text
-                .replace("\nlisteners=", &format!("\nlisteners=FAR://127.0.0.1:{far},"))
+        this.rewrite(|text| {
+            text.replace("\nlisteners=", &format!("\nlisteners=FAR://127.0.0.1:{far},"))
                 .replace("\nadvertised.listeners=", &format!("\nadvertised.listeners=FAR://{},", way.address()))
-                .replace("protocol.map=", "protocol.map=FAR:PLAINTEXT,");
-            fs::write(&file, text).expect("write server.properties");
-        }
+                .replace("protocol.map=", "protocol.map=FAR:PLAINTEXT,")
+        });
         this.restart();
         (this, way)
+    }
+
+    /// Changes its properties for its next start.
+    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) {
+        let file = self.node().folder.join("server.properties");
+        let text = fs::read_to_string(&file).expect("read server.properties");
+        fs::write(&file, edit(text)).expect("write server.properties");
     }
 
     /// Its process id.
@@ -266,7 +269,7 @@ impl Drop for Node {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("a bound listener has an address").port()
 }

@@ -66,6 +66,9 @@ impl Edge {
         {
             return link.end(Err(Error::TopicMissing(topic).into()));
         }
+        if let Some(error) = self.missing_rights() {
+            return link.end(Err(error.into()));
+        }
         self.stream_numbers += 1;
         let number = self.stream_numbers;
         link.set_session(SessionId(number));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use sluice_core::{Epoch, TopicPartition};
+use sluice_kafka::MissingRights;
 
 use crate::peer::OwnerId;
 use crate::peer::queue::Conn;
@@ -23,6 +24,8 @@ pub(crate) struct Owner {
     pub(crate) streams: u64,
     /// It is a member of the group, or on its way in or out.
     pub(crate) member: bool,
+    /// What Kafka does not let it read.
+    pub(crate) missing: MissingRights,
 }
 
 /// What of an owner counts for a client's sessions.
@@ -47,7 +50,8 @@ pub(crate) struct Owners {
 impl Owner {
     pub(crate) fn standing(&self) -> Standing {
         let active = self.places.values().any(|backlog| *backlog > 0);
-        Standing { owns: !self.places.is_empty(), active, draining: self.draining }
+        let owns = self.places.keys().any(|(partition, _)| self.missing.may_read(&partition.topic));
+        Standing { owns, active, draining: self.draining }
     }
 }
 
@@ -102,6 +106,12 @@ impl Owners {
         self.routes.get(place).copied()
     }
 
+    /// What Kafka does not let somebody read, where nobody owns anything that may be read.
+    pub(crate) fn missing(&self) -> Option<&MissingRights> {
+        let missing = self.all.values().map(|owner| &owner.missing).find(|missing| !missing.is_empty())?;
+        self.all.values().all(|owner| !owner.standing().owns).then_some(missing)
+    }
+
     pub(crate) fn standings(&self) -> BTreeMap<OwnerId, Standing> {
         self.all.iter().map(|(id, owner)| (*id, owner.standing())).collect()
     }
@@ -127,5 +137,23 @@ mod tests {
         assert_eq!((owners.route(&place(0, 5)), owners.route(&place(0, 9))), (None, Some(b)));
         owners.remove(a);
         assert_eq!(owners.route(&place(1, 6)), None);
+    }
+
+    #[test]
+    fn what_may_not_be_read_is_owned_by_nobody_and_settled_all_the_same() {
+        let (a, b) = (OwnerId(1), OwnerId(2));
+        let mut owners = Owners::new();
+        owners.set_places(a, HashMap::from([(place(0, 5), 3)]));
+        assert_eq!(owners.missing(), None);
+        let missing = MissingRights { group: None, topics: vec!["t".to_owned()] };
+        owners.entry(a).missing = missing.clone();
+        assert!(!owners.get(a).unwrap().standing().owns);
+        assert_eq!((owners.missing(), owners.route(&place(0, 5))), (Some(&missing), Some(a)));
+        // Another node may, or of another topic.
+        owners.set_places(b, HashMap::from([(place(1, 6), 0)]));
+        assert_eq!(owners.missing(), None);
+        owners.set_places(b, HashMap::new());
+        owners.set_places(a, HashMap::from([(place(0, 5), 3), ((TopicPartition::new("u", 0), Epoch(7)), 0)]));
+        assert_eq!(owners.missing(), None);
     }
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use sluice_core::{Epoch, TopicPartition};
+use sluice_core::{End, Epoch, TopicPartition};
+use sluice_kafka::MissingRights;
 use tokio::time::Instant;
 
 use super::owners::Standing;
 use super::stream::{Fate, Seat, Stream};
 use super::{Edge, FromPeer};
+use crate::error::Error;
 use crate::peer::OwnerId;
 use crate::peer::wire::{self, FromOwner};
 use crate::session::Frame;
@@ -40,7 +42,9 @@ impl Edge {
     pub(super) fn on_owned(&mut self, owned: &Owned) {
         let places = owned.partitions.iter().map(|one| ((one.partition.clone(), one.epoch), one.backlog)).collect();
         self.owners.set_places(OwnerId::SELF, places);
+        self.owners.entry(OwnerId::SELF).missing = owned.missing.clone();
         self.reconcile();
+        self.tell_of_missing_rights();
     }
 
     pub(super) fn on_peer(&mut self, said: FromPeer) {
@@ -65,13 +69,37 @@ impl Edge {
             FromPeer::Status { owner, status, draining } => {
                 let of = self.owners.entry(owner);
                 (of.draining, of.streams, of.member) = (draining, status.streams, status.member);
+                let sluice_proto::peer::v1::MissingRights { group, topics } = status.missing.unwrap_or_default();
+                of.missing = MissingRights { group: (!group.is_empty()).then_some(group), topics };
                 let place = |one: sluice_proto::peer::v1::Owned| {
                     let partition = TopicPartition::new(one.topic, one.partition);
                     ((partition, Epoch(one.epoch)), one.backlog)
                 };
                 self.owners.set_places(owner, status.partitions.into_iter().map(place).collect());
                 self.reconcile();
+                self.tell_of_missing_rights();
             }
+        }
+    }
+
+    /// Why nobody can be served, where Kafka does not let any node read what the subscription is of.
+    pub(super) fn missing_rights(&self) -> Option<Error> {
+        let subscription = || self.greeting.subscription.to_string();
+        self.owners
+            .missing()
+            .map(|missing| Error::RightsMissing { subscription: subscription(), missing: missing.clone() })
+    }
+
+    /// Those who would wait for records that cannot come are told. A stream that drains ends by itself.
+    fn tell_of_missing_rights(&mut self) {
+        if self.streams.is_empty() {
+            return;
+        }
+        let Some(error) = self.missing_rights() else { return };
+        for number in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.with_stream(number, |stream, _, _| {
+                if stream.is_open() { stream.finish(End::Drained, Err(error.clone())) } else { Fate::Lives }
+            });
         }
     }
 

@@ -373,5 +373,5 @@ impl Stream {
 
 /// Ends that are of the owner alone: the client goes on with the others, and with whoever comes after it.
 fn is_of_the_owner(reason: &str) -> bool {
-    matches!(reason, "SHUTTING_DOWN" | "SUBSCRIPTION_NOT_FOUND" | "TOPIC_MISSING")
+    matches!(reason, "SHUTTING_DOWN" | "SUBSCRIPTION_NOT_FOUND" | "TOPIC_MISSING" | "KAFKA_RIGHTS_MISSING")
 }
