@@ -62,6 +62,7 @@ const GROUP_UNCONNECTED: &str = "sluice_group_members_not_connected";
 const PEER_TLS_RELOADS: &str = "sluice_peer_tls_reloads_total";
 const PEER_TLS_STALE: &str = "sluice_peer_tls_stale";
 const PEER_UNKNOWN: &str = "sluice_peer_frames_unknown_total";
+const PEER_OVERFLOWS: &str = "sluice_peer_connections_given_up_total";
 const EDGE_STREAMS: &str = "sluice_edge_streams";
 const EDGE_ROOM: &str = "sluice_edge_idle_room";
 const EDGE_DELIVERED: &str = "sluice_edge_records_delivered_total";
@@ -94,7 +95,7 @@ const PARTITION_AGE: &str = "sluice_partition_oldest_undone_age_seconds";
 const PARTITION_STUCK: &str = "sluice_partition_stuck";
 const PARTITION_HELD: &str = "sluice_partition_fetch_held";
 
-const COUNTERS: [(&str, &str); 36] = [
+const COUNTERS: [(&str, &str); 37] = [
     (
         PEERS_REFUSED,
         "In a cluster: connections with other nodes that did not come about, by `side` (accepted, dialed) and `reason`.",
@@ -103,6 +104,10 @@ const COUNTERS: [(&str, &str); 36] = [
     (
         PEER_UNKNOWN,
         "In a cluster: frames of other nodes that hold nothing this version knows, and were ignored: theirs is later.",
+    ),
+    (
+        PEER_OVERFLOWS,
+        "In a cluster: connections with other nodes that were given up because the other side took nothing of what waited for it.",
     ),
     (
         EDGE_DELIVERED,
@@ -283,6 +288,7 @@ fn export_cluster(cluster: &Cluster) {
         gauge!(GROUP_UNCONNECTED, "subscription" => name.to_owned()).set(unconnected as f64);
     }
     counter!(PEER_UNKNOWN).absolute(cluster.unknown_frames());
+    counter!(PEER_OVERFLOWS).absolute(cluster.overflows());
     for (name, counts) in cluster.counts() {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         gauge!(EDGE_STREAMS, "subscription" => name.to_owned()).set(of(&counts.streams) as f64);

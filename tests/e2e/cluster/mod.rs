@@ -4,6 +4,7 @@ mod dns;
 mod draining;
 mod evenness;
 mod faults;
+mod floods;
 mod group;
 mod lanes;
 mod links;

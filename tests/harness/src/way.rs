@@ -54,6 +54,12 @@ impl Way {
         Self { address, target, cut, weather }
     }
 
+    /// Where it leads.
+    #[must_use]
+    pub fn target(&self) -> String {
+        self.target.lock().expect("not poisoned").clone()
+    }
+
     /// Where clients connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

@@ -86,7 +86,10 @@ impl Link {
         loop {
             tokio::select! {
                 biased;
-                () = self.conn.over.cancelled() => return "given up".to_owned(),
+                () = self.conn.over.cancelled() => {
+                    shared.count_overflow();
+                    return "it takes nothing of what it is sent: given up".to_owned();
+                }
                 message = self.inbound.message() => match message {
                     Ok(Some(RelayResponse { session, response })) => {
                         heard = Instant::now();

@@ -10,6 +10,7 @@ pub(crate) mod edge;
 mod found;
 mod link;
 mod listen;
+mod outbox;
 mod owner;
 mod policies;
 mod queue;
@@ -117,6 +118,8 @@ struct Shared {
     /// Frames of peers that hold nothing this version knows.
     unknown_frames: AtomicU64,
 }
+    /// Connections that were given up because the other side took nothing.
+    overflows: AtomicU64,
 
 /// This node's place in its cluster.
 #[derive(Debug)]
@@ -215,6 +218,7 @@ pub(crate) fn start(
         draining: AtomicBool::new(false),
         unknown_frames: AtomicU64::new(0),
     });
+        overflows: AtomicU64::new(0),
     let service = RelayServiceServer::new(owner::Owner::new(shared.clone()))
         .max_decoding_message_size(FRAME_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -296,14 +300,14 @@ impl Shared {
                 paused: pause.paused,
                 paused_at_ms: pause.at_ms,
             }
-        };
-        let draining = self.draining.load(Ordering::Acquire);
-        Status { subscriptions: self.edges.iter().map(subscription).collect(), draining }
-    }
                 missing: (!owned.missing.is_empty()).then(|| MissingRights {
                     group: owned.missing.group.clone().unwrap_or_default(),
                     topics: owned.missing.topics.clone(),
                 }),
+        };
+        let draining = self.draining.load(Ordering::Acquire);
+        Status { subscriptions: self.edges.iter().map(subscription).collect(), draining }
+    }
 
     /// A peer of a later version says something that this one need not know: what it must, is told by the revision.
     fn unknown_frame(&self) {
@@ -311,6 +315,10 @@ impl Shared {
     }
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
+    fn count_overflow(&self) {
+        self.overflows.fetch_add(1, Ordering::Relaxed);
+    }
+
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -399,6 +407,11 @@ impl Cluster {
     }
 
     /// What each subscription's edge counts.
+    /// Connections so far that were given up because a peer took nothing of what waited for it.
+    pub(crate) fn overflows(&self) -> u64 {
+        self.shared.overflows.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, &edge::Counts)> {
         self.shared.edges.iter().map(|(name, edge)| (name.as_str(), &*edge.counts))
     }

@@ -1,23 +1,21 @@
 //! What this node serves to edges: their sessions, as its engines have them.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use sluice_core::{End, NextOffset, TopicPartition};
 use sluice_proto::peer::v1::relay_request::Request as Wire;
 use sluice_proto::peer::v1::relay_response::Response as ToEdge;
 use sluice_proto::peer::v1::relay_service_server::RelayService;
-use sluice_proto::peer::v1::{self as pb, RelayRequest, RelayResponse};
+use sluice_proto::peer::v1::{self as pb, RelayRequest};
 use sluice_proto::v1::PartitionOffset;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::found::HeardFrom;
+use super::outbox::{Outbox, Responses, outbox};
 use super::{Shared, wire};
 use crate::error::Error;
 use crate::next::{Spoken, spoken};
@@ -34,24 +32,13 @@ pub(super) struct Owner {
     shared: Arc<Shared>,
 }
 
-/// What goes to an edge over one connection. Frames of sessions are bounded by their windows.
-#[derive(Debug)]
-pub(super) struct Responses {
-    frames: mpsc::UnboundedReceiver<(u64, Frame)>,
-    control: mpsc::UnboundedReceiver<Option<ToEdge>>,
-    /// Sessions that ended: nothing more is read of them.
-    ended: mpsc::UnboundedSender<u64>,
-}
-
 /// Reads one connection of an edge.
 struct Reader {
     shared: Arc<Shared>,
     inbound: Streaming<RelayRequest>,
     sessions: HashMap<u64, (Arc<Link>, Arc<Handle>)>,
     decoder: Decoder,
-    frames: mpsc::UnboundedSender<(u64, Frame)>,
-    /// `None` ends the stream.
-    control: mpsc::UnboundedSender<Option<ToEdge>>,
+    outbox: Outbox,
     ended: mpsc::UnboundedReceiver<u64>,
     edge: String,
     /// It said where it is found.
@@ -76,22 +63,20 @@ impl RelayService for Owner {
     type RelayStream = Spoken<Responses>;
 
     async fn relay(&self, request: Request<Streaming<RelayRequest>>) -> Result<Response<Spoken<Responses>>, Status> {
-        let (frame_sender, frames) = mpsc::unbounded_channel();
-        let (control_sender, control) = mpsc::unbounded_channel();
         let (ended_sender, ended) = mpsc::unbounded_channel();
+        let (outbox, responses) = outbox(self.shared.status.clone(), ended_sender);
         let reader = Reader {
             shared: self.shared.clone(),
             inbound: request.into_inner(),
             sessions: HashMap::new(),
             decoder: Decoder::default(),
-            frames: frame_sender,
-            control: control_sender,
+            outbox,
             ended,
             edge: String::new(),
             heard: None,
         };
         tokio::spawn(reader.run());
-        Ok(Response::new(spoken(Responses { frames, control, ended: ended_sender })))
+        Ok(Response::new(spoken(responses)))
     }
 
     async fn settle(&self, request: Request<pb::SettleRequest>) -> Result<Response<pb::SettleResponse>, Status> {
@@ -136,29 +121,6 @@ impl RelayService for Owner {
     }
 }
 
-// === impl Responses ===
-
-impl Stream for Responses {
-    type Item = Result<RelayResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // What nodes say to each other comes first: a peer that has much to read must not be taken for dead.
-        if let Poll::Ready(control) = self.control.poll_recv(cx) {
-            let response = control.flatten().map(|response| Ok(RelayResponse { session: 0, response: Some(response) }));
-            return Poll::Ready(response);
-        }
-        loop {
-            let Some((session, frame)) = ready!(self.frames.poll_recv(cx)) else { return Poll::Ready(None) };
-            if matches!(frame, Frame::End(_)) {
-                let _ = self.ended.send(session);
-            }
-            if let Some(response) = wire::to_response(frame) {
-                return Poll::Ready(Some(Ok(RelayResponse { session, response: Some(response) })));
-            }
-        }
-    }
-}
-
 // === impl Reader ===
 
 impl Reader {
@@ -167,11 +129,19 @@ impl Reader {
             Ok(control) => self.read(control).await,
             Err(why) => why,
         };
+        if self.outbox.overflowed() {
+            self.shared.count_overflow();
+            tracing::warn!(
+                edge = self.edge,
+                sessions = self.sessions.len(),
+                "an edge reads no answers: its connection is given up"
+            );
+        }
         tracing::debug!(edge = self.edge, sessions = self.sessions.len(), why, "an edge's connection is over");
         for (_, (link, handle)) in self.sessions.drain() {
             handle.send(Ask::Close { link, end: End::EdgeGone, error: None });
         }
-        let _ = self.control.send(None);
+        self.outbox.end();
     }
 
     /// Whether this connection hears status.
@@ -187,7 +157,7 @@ impl Reader {
         if hello.control && hello.instance != self.shared.instance {
             self.heard = HeardFrom::new(self.shared.clone(), &hello.address);
         }
-        let _ = self.control.send(Some(ToEdge::Hello(self.shared.hello())));
+        self.outbox.say(ToEdge::Hello(self.shared.hello()));
         Ok(hello.control)
     }
 
@@ -200,10 +170,10 @@ impl Reader {
             status.mark_changed();
         }
         let (mut heard, mut asked) = (Instant::now(), Instant::now());
-        let gone = self.control.clone();
         loop {
             tokio::select! {
                 biased;
+                () = self.outbox.overflows() => return "it reads nothing".to_owned(),
                 message = self.inbound.message() => match message {
                     Ok(Some(RelayRequest { session, request })) => {
                         heard = Instant::now();
@@ -215,11 +185,11 @@ impl Reader {
                     Ok(None) => return "its stream ended".to_owned(),
                     Err(status) => return status.to_string(),
                 },
-                () = gone.closed() => return "nobody reads".to_owned(),
+                () = self.outbox.closed() => return "nobody reads".to_owned(),
                 Some(session) = self.ended.recv() => drop(self.sessions.remove(&session)),
                 Ok(()) = status.changed(), if control => {
-                    let status = status.borrow_and_update().clone();
-                    let _ = self.control.send(Some(ToEdge::Status(status)));
+                    status.mark_unchanged();
+                    self.outbox.tell_status();
                 }
                 _ = timer.tick() => {
                     let silent = heard.elapsed();
@@ -228,7 +198,7 @@ impl Reader {
                     }
                     if silent >= times.ping_interval / 2 && asked.elapsed() >= times.ping_interval / 2 {
                         asked = Instant::now();
-                        let _ = self.control.send(Some(ToEdge::Ping(pb::Ping {})));
+                        self.outbox.say(ToEdge::Ping(pb::Ping {}));
                     }
                 }
             }
@@ -237,7 +207,7 @@ impl Reader {
 
     fn on_request(&mut self, session: u64, request: Wire) {
         match request {
-            Wire::Ping(pb::Ping {}) => drop(self.control.send(Some(ToEdge::Pong(pb::Pong {})))),
+            Wire::Ping(pb::Ping {}) => self.outbox.say(ToEdge::Pong(pb::Pong {})),
             Wire::Pong(pb::Pong {}) | Wire::Hello(_) => {}
             Wire::Open(open) => self.on_open(session, open),
             Wire::Grant(grant) => {
@@ -279,11 +249,11 @@ impl Reader {
         });
         match opened {
             Ok((handle, (open, token))) => {
-                let link = Link::relayed(session, self.frames.clone(), token, profile);
+                let link = Link::relayed(session, self.outbox.frames.clone(), token, profile);
                 self.sessions.insert(session, (link.clone(), handle.clone()));
                 handle.send(Ask::Open { link, open });
             }
-            Err(error) => drop(self.frames.send((session, Frame::End(Err(error.into()))))),
+            Err(error) => self.outbox.frames.send(session, Frame::End(Err(error.into()))),
         }
     }
 

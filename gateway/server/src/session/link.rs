@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::codec::Outgoing;
+use super::edge::EdgeFrames;
 use super::encode;
 use super::inbox::{Flood, Inbox, Input};
 use super::silence::Life;
@@ -64,7 +65,7 @@ pub(crate) enum Outlet {
     /// To the transport of its client.
     Client(mpsc::UnboundedSender<Frame>),
     /// To an edge, which knows the session by this number.
-    Edge { session: u64, frames: mpsc::UnboundedSender<(u64, Frame)> },
+    Edge { session: u64, frames: EdgeFrames },
 }
 
 /// What an operator may know of a client.
@@ -152,6 +153,20 @@ fn records(batches: &[Batch]) -> usize {
     batches.iter().map(|batch| batch.records.len()).sum()
 }
 
+// === impl Frame ===
+
+impl Frame {
+    /// What it counts among the answers that wait for an edge. Records are bounded by windows and count nothing.
+    pub(crate) fn answers(&self) -> usize {
+        match self {
+            Self::Deliver { .. } | Self::Relay { .. } => 0,
+            Self::Message(message) => answers(message).max(1),
+            Self::Opened { held, .. } => 1 + held.iter().map(|leases| leases.offsets.len()).sum::<usize>(),
+            Self::Echo { .. } | Self::Ping | Self::Probe | Self::End(_) => 1,
+        }
+    }
+}
+
 // === impl Transport ===
 
 impl Transport {
@@ -209,7 +224,7 @@ impl Outlet {
     fn send(&self, frame: Frame) {
         match self {
             Self::Client(frames) => drop(frames.send(frame)),
-            Self::Edge { session, frames } => drop(frames.send((*session, frame))),
+            Self::Edge { session, frames } => frames.send(*session, frame),
         }
     }
 }
@@ -218,12 +233,7 @@ impl Outlet {
 
 impl Link {
     /// A session that an edge relays: its frames go there, each with this number.
-    pub(crate) fn relayed(
-        session: u64,
-        frames: mpsc::UnboundedSender<(u64, Frame)>,
-        token: Arc<str>,
-        profile: Profile,
-    ) -> Arc<Self> {
+    pub(crate) fn relayed(session: u64, frames: EdgeFrames, token: Arc<str>, profile: Profile) -> Arc<Self> {
         let outlet = Outlet::Edge { session, frames };
         Arc::new(Self { token: Some(token), ..Self::of(outlet, Transport::new(), Window::default(), profile) })
     }

@@ -5,6 +5,7 @@
 
 mod codec;
 mod decode;
+mod edge;
 pub(crate) mod encode;
 mod inbox;
 mod link;
@@ -14,6 +15,7 @@ mod silence;
 
 pub(crate) use codec::{FrameCodec, Outgoing, to_bytes};
 pub(crate) use decode::{Decoder, all_not_held, window};
+pub(crate) use edge::{Answers, EdgeFrames};
 pub(crate) use inbox::Flood;
 pub(crate) use inbox::Input;
 pub(crate) use link::{ConsumeStream, Frame, Link, Permit, Profile, channel};

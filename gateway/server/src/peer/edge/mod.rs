@@ -31,7 +31,7 @@ use self::members::Members;
 use self::owners::{Owners, Standing};
 use self::stream::{Fate, Greeting, Stream};
 use super::OwnerId;
-use crate::session::Frame;
+use crate::session::{EdgeFrames, Frame};
 use crate::subscription::{Handle, Request, refuse};
 
 /// Events of each kind in one turn.
@@ -83,7 +83,7 @@ struct Edge {
     /// Streams that wait for time.
     restless: BTreeSet<u64>,
     members: Members,
-    near: mpsc::UnboundedSender<(u64, Frame)>,
+    near: EdgeFrames,
     counts: Arc<Counts>,
     /// The node shuts down; then all streams end.
     end_at: Option<Instant>,
@@ -123,7 +123,7 @@ pub(crate) fn start(settings: EdgeSettings) -> EdgeHandle {
         splits_late: false,
         restless: BTreeSet::new(),
         members,
-        near,
+        near: EdgeFrames::near(near),
         counts: counts.clone(),
         end_at: None,
     };
