@@ -1,15 +1,24 @@
-//! Peers that do what no node does.
+//! Peers that do what no node does: one that sends and never reads, and connections that say nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use sluice_proto::peer::v1::relay_request::Request;
 use sluice_proto::peer::v1::relay_service_client::RelayServiceClient;
 use sluice_proto::peer::v1::{Grant, Hello, Open, Ping, RelayRequest};
 use sluice_proto::v1::Flow;
-use sluice_tests::{SOON, Wire, broker, eventually, unique};
+use sluice_tests::{Cluster, GatewayConfig, SOON, Wire, broker, eventually, unique};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::cluster;
+use crate::subscription;
 
 const GIVEN_UP: &str = "sluice_peer_connections_given_up_total";
 
@@ -67,4 +76,45 @@ async fn a_peer_that_sends_and_never_reads_is_given_up_and_its_leases_return() {
     assert_eq!(cluster.nodes[1 - owner].metric(GIVEN_UP, ""), Some(0.0));
     flood.abort();
     drop(unread);
+}
+
+/// Connects from there, says nothing, and does it again whenever it is hung up on.
+async fn says_nothing(from: SocketAddr, to: SocketAddr, opened: Arc<AtomicUsize>) {
+    loop {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(from).expect("an address of this machine");
+        if let Ok(mut stream) = socket.connect(to).await {
+            opened.fetch_add(1, Ordering::Relaxed);
+            let _hung_up = stream.read(&mut [0; 1]).await;
+        }
+        // More often would be a test of this machine.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_keep_no_peer_out() {
+    const SILENT: usize = 300;
+    let kafka = broker();
+    let topic = kafka.topic("silent", 1);
+    // Nobody leaves a place because his time is over.
+    let config = GatewayConfig::new(kafka).peers("timeout = \"5m\"");
+    let config = config.subscription(subscription(&unique("silent"), &[&topic], &[]));
+    let mut cluster = Cluster::start(&config, 2).await;
+    cluster.knows(1).await;
+    cluster.nodes[1].kill();
+    let to = cluster.way(1, 0).target().parse().expect("an address");
+    let opened = Arc::new(AtomicUsize::new(0));
+    let mut silent = JoinSet::new();
+    for _ in 0..SILENT {
+        silent.spawn(says_nothing("127.0.0.2:0".parse().expect("an address"), to, opened.clone()));
+    }
+    eventually("there are more than may be", SOON, async || {
+        let busy = cluster.nodes[0].metric("sluice_peer_connections_refused_total", "reason=\"busy\"");
+        if busy >= Some(1.0) { Ok(()) } else { Err((busy, opened.load(Ordering::Relaxed))) }
+    })
+    .await;
+    cluster.nodes[1].restart();
+    cluster.knows(1).await;
+    assert!(opened.load(Ordering::Relaxed) > SILENT, "they came again and again");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -19,6 +19,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::refusals::{Reason, Refusal, Refusals, Side};
 use super::tls::Tls;
+use super::waiting::Waiting;
 
 /// Connections that have not shown yet who they are.
 const HANDSHAKES_MAX: usize = 256;
@@ -71,7 +72,7 @@ async fn accept(
     connections: mpsc::Sender<io::Result<Accepted>>,
     close: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let waiting = Waiting::new(HANDSHAKES_MAX);
     loop {
         let accepted = tokio::select! {
             () = close.cancelled() => return,
@@ -85,14 +86,20 @@ async fn accept(
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            let busy = format!("{HANDSHAKES_MAX} connections have not shown yet who they are");
-            door.refusals.note(Side::Accepted, &from.ip().to_string(), &Refusal::new(Reason::Busy, busy));
-            continue;
-        };
+        let (place, turned_out) = waiting.enter(from.ip());
+        if let Some(turned_out) = turned_out {
+            let busy = format!(
+                "{HANDSHAKES_MAX} connections have not shown yet who they are, most of them from here: the oldest makes room"
+            );
+            door.refusals.note(Side::Accepted, &turned_out.to_string(), &Refusal::new(Reason::Busy, busy));
+        }
         let (door, connections) = (door.clone(), connections.clone());
         tokio::spawn(async move {
-            if let Some(accepted) = door.let_in(stream, from).await {
+            let accepted = tokio::select! {
+                accepted = door.let_in(stream, from) => accepted,
+                () = place.lost.cancelled() => None,
+            };
+            if let Some(accepted) = accepted {
                 let _server_is_gone = connections.send(Ok(accepted)).await;
             }
             drop(place);

@@ -18,6 +18,7 @@ mod refusals;
 mod settle;
 pub(crate) mod tls;
 mod views;
+mod waiting;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -117,9 +118,9 @@ struct Shared {
     draining: AtomicBool,
     /// Frames of peers that hold nothing this version knows.
     unknown_frames: AtomicU64,
-}
     /// Connections that were given up because the other side took nothing.
     overflows: AtomicU64,
+}
 
 /// This node's place in its cluster.
 #[derive(Debug)]
@@ -217,8 +218,8 @@ pub(crate) fn start(
         status,
         draining: AtomicBool::new(false),
         unknown_frames: AtomicU64::new(0),
-    });
         overflows: AtomicU64::new(0),
+    });
     let service = RelayServiceServer::new(owner::Owner::new(shared.clone()))
         .max_decoding_message_size(FRAME_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -299,11 +300,11 @@ impl Shared {
                 policy: edge.handle.policy_hash,
                 paused: pause.paused,
                 paused_at_ms: pause.at_ms,
-            }
                 missing: (!owned.missing.is_empty()).then(|| MissingRights {
                     group: owned.missing.group.clone().unwrap_or_default(),
                     topics: owned.missing.topics.clone(),
                 }),
+            }
         };
         let draining = self.draining.load(Ordering::Acquire);
         Status { subscriptions: self.edges.iter().map(subscription).collect(), draining }
@@ -314,11 +315,11 @@ impl Shared {
         self.unknown_frames.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn peers(&self) -> MutexGuard<'_, Peers> {
     fn count_overflow(&self) {
         self.overflows.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn peers(&self) -> MutexGuard<'_, Peers> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -406,12 +407,12 @@ impl Cluster {
         self.shared.unknown_frames.load(Ordering::Relaxed)
     }
 
-    /// What each subscription's edge counts.
     /// Connections so far that were given up because a peer took nothing of what waited for it.
     pub(crate) fn overflows(&self) -> u64 {
         self.shared.overflows.load(Ordering::Relaxed)
     }
 
+    /// What each subscription's edge counts.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, &edge::Counts)> {
         self.shared.edges.iter().map(|(name, edge)| (name.as_str(), &*edge.counts))
     }

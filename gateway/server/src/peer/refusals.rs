@@ -48,7 +48,7 @@ pub(crate) enum Reason {
     Silent,
     /// Anything else of the handshake.
     Handshake,
-    /// More connections than may be at their handshake at once.
+    /// It has waited, and gave its place to one that came later: more are at their handshake than may be at once.
     Busy,
 }
 
