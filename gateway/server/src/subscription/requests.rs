@@ -194,8 +194,8 @@ impl Driver {
         self.member.stop();
         for (session, seat) in &self.seats {
             self.engine.drain_session(now, *session);
-            if let Some(link) = &seat.link {
-                link.drained.store(true, Ordering::Release);
+            // Once: a stream that has reached its age is on its way already.
+            if let Some(link) = seat.link.as_ref().filter(|link| !link.drained.swap(true, Ordering::AcqRel)) {
                 link.send(encode::drain(Duration::from_millis(drain_ms), v1::DrainReason::Shutdown));
             }
         }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use sluice_core::{Assignment, Epoch, NextOffset, Open, Policy, SessionId, Settlements, TopicPartition, Window};
 use sluice_kafka::{FetchGate, KafkaCommand, KafkaEvent, ResetCause};
+use sluice_proto::v1::DrainReason;
 use sluice_proto::v1::consume_response::Response;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -229,6 +230,34 @@ async fn an_answer_goes_to_the_stream_that_asked_and_not_to_the_one_that_superse
         other += usize::from(settled(frame));
     }
     assert_eq!((asked, other), (1, 0));
+}
+
+#[tokio::test]
+async fn a_stream_is_told_to_drain_once_though_it_has_its_age_when_the_node_shuts_down() {
+    let (port, _tell, _) = port();
+    let delay = Some(Duration::from_secs(10));
+    let handle = start(settings(delay), port, Arc::new(SessionRegistry::new()), Arc::new(Notify::new()));
+    let ((aged, mut to_aged), (young, mut to_young)) = (stream(), stream());
+    for link in [&aged, &young] {
+        handle.send(Request::Open { link: link.clone(), open: Open::default() });
+    }
+    handle.send(Request::Drain(aged));
+    handle.shutdown(Duration::from_secs(5)).await;
+    let reason = |frame: Result<Outgoing, _>| match frame {
+        Ok(Outgoing::Message(message)) => match message.response {
+            Some(Response::Drain(drain)) => Some(drain.reason()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let (mut of_aged, mut of_young) = (Vec::new(), Vec::new());
+    while let Some(frame) = to_aged.next().await {
+        of_aged.extend(reason(frame));
+    }
+    while let Some(frame) = to_young.next().await {
+        of_young.extend(reason(frame));
+    }
+    assert_eq!((of_aged, of_young), (vec![DrainReason::MaxAge], vec![DrainReason::Shutdown]));
 }
 
 #[tokio::test]
