@@ -208,6 +208,27 @@ impl KafkaConfig {
     }
 }
 
+/// For tests of the threads: nobody listens there.
+#[cfg(test)]
+pub(crate) fn of_nobody() -> KafkaConfig {
+    KafkaConfig {
+        brokers: "127.0.0.1:1".to_owned(),
+        group: "group".to_owned(),
+        topics: vec!["t".to_owned()],
+        client_id: "tests".to_owned(),
+        instance: None,
+        member_mark: String::new(),
+        watch_group: false,
+        protocol: Protocol::Consumer,
+        start: crate::io::Start::Earliest,
+        revoke_grace: Duration::from_secs(5),
+        commit_deadline: Duration::from_secs(5),
+        metadata_refresh: Duration::from_secs(10),
+        prefetch_kib: 1,
+        properties: BTreeMap::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -405,3 +405,6 @@ fn consumer_error(message: MessageView<'_>, lookup: &Mailbox<LookupCommand>) -> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

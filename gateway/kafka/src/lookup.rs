@@ -442,3 +442,6 @@ impl Lookup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -532,3 +532,6 @@ fn commit_error(code: Code) -> CommitError {
 fn names(partitions: &[TopicPartition]) -> String {
     partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests;
