@@ -12,6 +12,7 @@ use sluice_client::{Consumer, Event, Outcome, Record, RejectReason};
 use tokio::sync::mpsc;
 
 use crate::cli::Output;
+use crate::cli::operator::Server;
 use crate::cli::output::is_broken_pipe;
 use crate::cli::signals::Signals;
 
@@ -31,15 +32,8 @@ pub(crate) struct Args {
     /// The subscription.
     #[arg(long, short)]
     subscription: String,
-    /// Address of the gateway.
-    #[arg(
-        long,
-        value_name = "URL",
-        default_value = "http://127.0.0.1:7070",
-        env = "SLUICE_SERVER",
-        hide_env_values = true
-    )]
-    server: String,
+    #[command(flatten)]
+    server: Server,
     /// End after so many records.
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_records: Option<u32>,
@@ -83,7 +77,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let first_window = args.max_records.map_or(args.window, |n| n.min(args.window));
     // Without a name leases return at once when this process dies, not after `resume_timeout`.
     let consumer_id = args.consumer_id.clone().unwrap_or_default();
-    let builder = Consumer::builder(&args.server, &args.subscription)
+    let builder = Consumer::builder(args.server.url(), &args.subscription)
         .window(first_window)
         .consumer_id(consumer_id)
         .connect_timeout(CONNECT_TIMEOUT);

@@ -1,4 +1,4 @@
-//! What the operators' commands have in common.
+//! What the commands that speak to a gateway have in common.
 
 use std::time::Duration;
 
@@ -23,6 +23,10 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    pub(crate) fn url(&self) -> &str {
+        &self.server
+    }
+
     pub(crate) async fn connect(&self) -> anyhow::Result<SubscriptionServiceClient<Channel>> {
         let endpoint = Endpoint::from_shared(self.server.clone()).context("--server is not a URL")?;
         let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;

@@ -10,12 +10,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tonic::codegen::http::Uri;
 use tonic::codegen::{BoxFuture, Service};
 
 use super::refusals::Refusal;
 use super::tls::Tls;
+use super::transport::Transport;
 
 /// The first byte of what a TLS server says to who does not speak TLS. HTTP/2 begins with another.
 pub(super) const TLS_ALERT: u8 = 0x15;
@@ -32,13 +32,13 @@ pub(super) struct Connector {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slot(Arc<Mutex<Option<Refusal>>>);
 
-/// A connection to a peer.
+/// A connection to a peer. Whether it takes this node's identity, it says later.
 #[derive(Debug)]
-pub(super) enum Dialed {
-    /// As it is.
-    Plain { stream: TcpStream, refusal: Slot, is_new: bool },
-    /// To a peer whose identity is known to be good; whether it takes this node's, it says later.
-    Tls { stream: Box<TlsStream<TcpStream>>, refusal: Slot },
+pub(super) struct Dialed {
+    transport: Transport,
+    refusal: Slot,
+    /// Nothing was read yet.
+    is_new: bool,
 }
 
 // === impl Slot ===
@@ -70,13 +70,19 @@ impl Connector {
     async fn connect(self) -> io::Result<Dialed> {
         let stream = TcpStream::connect(&*self.address).await?;
         stream.set_nodelay(true)?;
-        let Some(tls) = self.tls else { return Ok(Dialed::Plain { stream, refusal: self.refusal, is_new: true }) };
+        let refusal = self.refusal;
+        let Some(tls) = self.tls else {
+            return Ok(Dialed { transport: Transport::Plain(stream), refusal, is_new: true });
+        };
         let host = self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host);
         let name = tls.name_for(host.trim_matches(['[', ']']));
         match TlsConnector::from(tls.client()).connect(name, stream).await {
-            Ok(stream) => Ok(Dialed::Tls { stream: Box::new(stream), refusal: self.refusal }),
+            Ok(stream) => {
+                let transport = Transport::Tls(Box::new(stream.into()));
+                Ok(Dialed { transport, refusal, is_new: true })
+            }
             Err(error) => {
-                self.refusal.note(&error);
+                refusal.note(&error);
                 Err(error)
             }
         }
@@ -102,51 +108,41 @@ impl Service<Uri> for Connector {
 
 impl AsyncRead for Dialed {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain { stream, refusal, is_new } => {
-                let before = buf.filled().len();
-                let read = Pin::new(stream).poll_read(cx, buf);
-                if *is_new && let Some(first) = buf.filled().get(before) {
-                    *is_new = false;
-                    if *first == TLS_ALERT {
-                        let tls = Refusal::tls();
-                        refusal.set(tls.clone());
-                        return Poll::Ready(Err(io::Error::other(tls)));
-                    }
+        let Self { transport, refusal, is_new } = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut *transport).poll_read(cx, buf);
+        match transport {
+            Transport::Plain(_) if *is_new => {
+                let Some(first) = buf.filled().get(before) else { return read };
+                *is_new = false;
+                if *first == TLS_ALERT {
+                    let tls = Refusal::tls();
+                    refusal.set(tls.clone());
+                    return Poll::Ready(Err(io::Error::other(tls)));
                 }
-                read
             }
-            Self::Tls { stream, refusal } => {
-                let read = Pin::new(stream).poll_read(cx, buf);
+            Transport::Plain(_) => {}
+            Transport::Tls(_) => {
                 if let Poll::Ready(Err(error)) = &read {
                     refusal.note(error);
                 }
-                read
             }
         }
+        read
     }
 }
 
 impl AsyncWrite for Dialed {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain { stream, .. } => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls { stream, .. } => Pin::new(stream).poll_write(cx, buf),
-        }
+        Pin::new(&mut self.get_mut().transport).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain { stream, .. } => Pin::new(stream).poll_flush(cx),
-            Self::Tls { stream, .. } => Pin::new(stream).poll_flush(cx),
-        }
+        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain { stream, .. } => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls { stream, .. } => Pin::new(stream).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -154,16 +150,10 @@ impl AsyncWrite for Dialed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain { stream, .. } => stream.is_write_vectored(),
-            Self::Tls { stream, .. } => stream.is_write_vectored(),
-        }
+        self.transport.is_write_vectored()
     }
 }

@@ -2,23 +2,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::refusals::{Reason, Refusal, Refusals, Side};
 use super::tls::Tls;
+use super::transport::Transport;
 use super::waiting::Waiting;
 
 /// Connections that have not shown yet who they are.
@@ -33,15 +30,6 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const NOT_PLAIN: [u8; 7] = [super::connect::TLS_ALERT, 3, 3, 0, 2, 2, 70];
 /// Says to whoever speaks TLS that it is not meant here.
 const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nthis port speaks without TLS\n";
-
-/// A connection of a peer.
-#[derive(Debug)]
-pub(super) enum Accepted {
-    /// As it is: the config says so.
-    Plain(TcpStream),
-    /// Of a peer whose identity is known to be good.
-    Tls(Box<TlsStream<TcpStream>>),
-}
 
 /// Why not, and what to tell it before it is hung up on.
 type Refused = (Option<Refusal>, Option<(TcpStream, &'static [u8])>);
@@ -60,7 +48,7 @@ pub(super) fn incoming(
     listener: TcpListener,
     door: Door,
     close: CancellationToken,
-) -> ReceiverStream<io::Result<Accepted>> {
+) -> ReceiverStream<io::Result<Transport>> {
     let (sender, receiver) = mpsc::channel(HANDSHAKES_MAX);
     tokio::spawn(accept(listener, door, sender, close));
     ReceiverStream::new(receiver)
@@ -69,7 +57,7 @@ pub(super) fn incoming(
 async fn accept(
     listener: TcpListener,
     door: Door,
-    connections: mpsc::Sender<io::Result<Accepted>>,
+    connections: mpsc::Sender<io::Result<Transport>>,
     close: CancellationToken,
 ) {
     let waiting = Waiting::new(HANDSHAKES_MAX);
@@ -110,7 +98,7 @@ async fn accept(
 // === impl Door ===
 
 impl Door {
-    async fn let_in(&self, stream: TcpStream, from: SocketAddr) -> Option<Accepted> {
+    async fn let_in(&self, stream: TcpStream, from: SocketAddr) -> Option<Transport> {
         let _ = stream.set_nodelay(true);
         let known = timeout(self.timeout, self.know(stream)).await;
         let silent = || Err((Some(Refusal::new(Reason::Silent, "it did not say in time who it is")), None));
@@ -128,7 +116,7 @@ impl Door {
         }
     }
 
-    async fn know(&self, stream: TcpStream) -> Result<Accepted, Refused> {
+    async fn know(&self, stream: TcpStream) -> Result<Transport, Refused> {
         let mut first = [0];
         if !matches!(stream.peek(&mut first).await, Ok(1)) {
             // It came and went.
@@ -136,11 +124,11 @@ impl Door {
         }
         let encrypted = first[0] == TLS_HANDSHAKE;
         match (&self.tls, encrypted) {
-            (None, false) => Ok(Accepted::Plain(stream)),
+            (None, false) => Ok(Transport::Plain(stream)),
             (None, true) => Err((Some(Refusal::tls()), Some((stream, PLAIN_ANSWER)))),
             (Some(_), false) => Err((Some(Refusal::plain()), Some((stream, &NOT_PLAIN)))),
             (Some(tls), true) => match TlsAcceptor::from(tls.server()).accept(stream).into_fallible().await {
-                Ok(stream) => Ok(Accepted::Tls(Box::new(stream))),
+                Ok(stream) => Ok(Transport::Tls(Box::new(stream.into()))),
                 Err((error, stream)) => Err((Refusal::of(&error), Some((stream, &[])))),
             },
         }
@@ -157,67 +145,4 @@ async fn tell(mut stream: TcpStream, what: &[u8]) {
         io::Result::Ok(())
     };
     let _gone_or_late = timeout(LINGER, tell).await;
-}
-
-// === impl Accepted ===
-
-impl Connected for Accepted {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        match self {
-            Self::Plain(stream) => stream.connect_info(),
-            Self::Tls(stream) => stream.get_ref().0.connect_info(),
-        }
-    }
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
 }

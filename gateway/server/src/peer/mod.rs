@@ -17,6 +17,7 @@ mod queue;
 mod refusals;
 mod settle;
 pub(crate) mod tls;
+mod transport;
 mod views;
 mod waiting;
 mod wire;
