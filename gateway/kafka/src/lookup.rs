@@ -19,7 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::describe::Describer;
 use crate::ffi::{Code, Handle, List, OK, PartitionResult, code_name};
 use crate::io::{KafkaConfig, KafkaEvent, ResetCause, Start};
-use crate::messages::{Decision, FetchCommand, LookupCommand, Token};
+use crate::messages::{Decision, FetchCommand, LookupCommand, Silence, Token};
 use crate::signal::Mailbox;
 
 use facts::{Topics, new_epoch};
@@ -79,6 +79,7 @@ impl Lookup {
         handle: Arc<Handle>,
         commands: &Arc<Mailbox<LookupCommand>>,
         fetch: &Arc<Mailbox<FetchCommand>>,
+        silence: &Arc<Silence>,
         events: UnboundedSender<KafkaEvent>,
         describer: Option<Describer>,
     ) -> Self {
@@ -88,7 +89,7 @@ impl Lookup {
             handle,
             commands: Arc::clone(commands),
             fetch: Arc::clone(fetch),
-            health: Health::new(events.clone()),
+            health: Health::new(events.clone(), Arc::clone(silence)),
             group: Group::new(config, describer),
             events,
             waiting: Vec::new(),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::ffi::{Code, Event, Handle, List, OK, PartitionResult, Purpose, Queue, boot_time, code_name};
 use crate::io::{KafkaCommand, KafkaConfig, KafkaEvent, Protocol};
-use crate::messages::{Epochs, FetchCommand, LookupCommand, Token};
+use crate::messages::{Epochs, FetchCommand, LookupCommand, Silence, Token};
 use crate::repeats::Repeats;
 use crate::signal::Mailbox;
 use crate::subscription::{Error, spawn};
@@ -57,6 +57,7 @@ pub(crate) struct Member {
     fetch: Arc<Mailbox<FetchCommand>>,
     lookup: Arc<Mailbox<LookupCommand>>,
     epochs: Arc<Epochs>,
+    silence: Arc<Silence>,
     events: UnboundedSender<KafkaEvent>,
     live: Option<Live>,
     /// We want to be a member, and have no handle: try at this time.
@@ -77,6 +78,7 @@ impl Member {
         fetch: &Arc<Mailbox<FetchCommand>>,
         lookup: &Arc<Mailbox<LookupCommand>>,
         epochs: &Arc<Epochs>,
+        silence: &Arc<Silence>,
         events: UnboundedSender<KafkaEvent>,
     ) -> Self {
         Self {
@@ -85,6 +87,7 @@ impl Member {
             fetch: Arc::clone(fetch),
             lookup: Arc::clone(lookup),
             epochs: Arc::clone(epochs),
+            silence: Arc::clone(silence),
             events,
             live: None,
             join_at: None,
@@ -410,11 +413,13 @@ impl Member {
     }
 
     /// Under KIP-848 librdkafka says nothing when its heartbeats stay unanswered, and goes on as if it owned everything; a
-    /// commit that has waited for a whole session tells. The classic protocol ends its session by itself.
+    /// commit that has waited for a whole session tells, and so does a whole session in which no broker answered anything. The
+    /// classic protocol ends its session by itself.
     fn is_cut_off(&self) -> bool {
         let timeout = self.config.session_timeout();
+        let is_silent = !self.owned.is_empty() && self.silence.lasts(Instant::now()) >= timeout;
         self.config.protocol == Protocol::Consumer
-            && self.in_flight.values().any(|commit| commit.since.elapsed() >= timeout)
+            && (is_silent || self.in_flight.values().any(|commit| commit.since.elapsed() >= timeout))
     }
 
     /// The fetch handle is emptied, the member handle destroyed with whatever is parked in it, and a new one joins.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_core::{Assignment, Epoch, NextOffset, TopicPartition};
 
@@ -32,6 +32,22 @@ impl Epochs {
 
     pub(crate) fn is_live(&self, partition: &TopicPartition, epoch: Epoch) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(partition) == Some(&epoch)
+    }
+}
+
+/// Since when no broker has answered the lookup thread, which asks all the time.
+#[derive(Debug, Default)]
+pub(crate) struct Silence(Mutex<Option<Instant>>);
+
+impl Silence {
+    pub(crate) fn note(&self, answered: bool, now: Instant) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if answered { None } else { since.or(Some(now)) };
+    }
+
+    pub(crate) fn lasts(&self, now: Instant) -> Duration {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 }
 

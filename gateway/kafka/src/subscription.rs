@@ -11,7 +11,7 @@ use crate::ffi::{Handle, Purpose};
 use crate::io::{FetchGate, KafkaCommand, KafkaConfig, KafkaEvent};
 use crate::lookup::Lookup;
 use crate::member::Member;
-use crate::messages::{Epochs, FetchCommand, LookupCommand};
+use crate::messages::{Epochs, FetchCommand, LookupCommand, Silence};
 use crate::signal::Mailbox;
 
 /// Records on their way to the driver, in bytes. Beyond it stands only librdkafka's own prefetch queue.
@@ -64,12 +64,12 @@ impl Subscription {
         let gate = FetchGate::new(QUEUED_BYTES_MAX);
         gate.wakes(fetch.signal());
 
-        let epochs = Arc::new(Epochs::default());
+        let (epochs, silence) = (Arc::new(Epochs::default()), Arc::new(Silence::default()));
         let work = Fetch::new(&fetch_handle, &gate, &fetch, &lookup, &epochs, events.clone())?;
         spawn_watched("kafka-fetch", &events, move || work.run())?;
-        let work = Lookup::new(&config, fetch_handle, &lookup, &fetch, events.clone(), describer);
+        let work = Lookup::new(&config, fetch_handle, &lookup, &fetch, &silence, events.clone(), describer);
         spawn_watched("kafka-lookup", &events, move || work.run())?;
-        let work = Member::new(&config, &member, &fetch, &lookup, &epochs, events.clone());
+        let work = Member::new(&config, &member, &fetch, &lookup, &epochs, &silence, events.clone());
         spawn_watched("kafka-member", &events, move || work.run())?;
         Ok((Self { gate, member, fetch, lookup }, receiver))
     }

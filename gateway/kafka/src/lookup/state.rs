@@ -4,12 +4,14 @@
 //! others go on, and its clients are told.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::ffi::{Code, Handle, code_name};
 use crate::io::{KafkaConfig, KafkaEvent, KafkaState, MissingRights};
+use crate::messages::Silence;
 
 /// How often a broker is asked while all is well.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
@@ -24,6 +26,7 @@ const RIGHTS_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Health {
     events: UnboundedSender<KafkaEvent>,
+    silence: Arc<Silence>,
     joined: bool,
     told: Option<KafkaState>,
     partitions: usize,
@@ -38,9 +41,10 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(events: UnboundedSender<KafkaEvent>) -> Self {
+    pub(super) fn new(events: UnboundedSender<KafkaEvent>, silence: Arc<Silence>) -> Self {
         Self {
             events,
+            silence,
             joined: false,
             told: None,
             partitions: 0,
@@ -103,6 +107,8 @@ impl Health {
             return;
         }
         let state = self.state(handle, config);
+        let answered = !matches!(state, KafkaState::Unreachable(_) | KafkaState::Refused(_));
+        self.silence.note(answered, Instant::now());
         let well = matches!(state, KafkaState::Reachable | KafkaState::Idle);
         self.probe_at = Instant::now() + if well { PROBE_EVERY } else { PROBE_SOON };
         if self.told.as_ref() == Some(&state) {

@@ -11,7 +11,8 @@ fn a_seek_makes_what_was_to_be_found_out_about_the_position_void() {
     let config = Arc::new(crate::config::of_nobody());
     let handle = Arc::new(Handle::new(Purpose::Fetch, &config.properties_for(Purpose::Fetch)).expect("a client"));
     let fetch = Mailbox::new();
-    let mut lookup = Lookup::new(&config, handle, &Mailbox::new(), &fetch, unbounded_channel().0, None);
+    let mut lookup =
+        Lookup::new(&config, handle, &Mailbox::new(), &fetch, &Arc::default(), unbounded_channel().0, None);
     let (sought, other, token) = (TopicPartition::new("t", 0), TopicPartition::new("t", 1), Token(1));
     let now = Instant::now();
     let active = || Active { token, acknowledged: Some(10), read_back_at: now, watermarks_at: now };

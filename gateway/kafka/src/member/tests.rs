@@ -7,8 +7,8 @@ use super::*;
 fn member() -> (Member, UnboundedReceiver<KafkaEvent>) {
     let (events, told) = unbounded_channel();
     let config = Arc::new(crate::config::of_nobody());
-    let epochs = Arc::new(Epochs::default());
-    (Member::new(&config, &Mailbox::new(), &Mailbox::new(), &Mailbox::new(), &epochs, events), told)
+    let (epochs, silence) = (Arc::new(Epochs::default()), Arc::new(Silence::default()));
+    (Member::new(&config, &Mailbox::new(), &Mailbox::new(), &Mailbox::new(), &epochs, &silence, events), told)
 }
 
 #[test]
@@ -42,4 +42,23 @@ fn a_commit_waits_for_the_replies_to_those_of_earlier_epochs() {
     assert_eq!(refused(&mut member, &other), CommitError::NotMember);
     member.replied(1, OK, &[]);
     assert_eq!(refused(&mut member, &partition), CommitError::NotMember);
+}
+
+#[test]
+fn a_member_by_kip_848_that_no_broker_answers_for_a_session_is_cut_off_without_any_commit() {
+    let (mut member, _told) = member();
+    let timeout = Duration::from_secs(45);
+    let mut config = (*member.config).clone();
+    config.protocol = Protocol::Consumer;
+    member.config = Arc::new(config);
+    let long_ago = Instant::now().checked_sub(timeout).expect("the machine has run for a minute");
+    member.silence.note(false, long_ago);
+    assert!(!member.is_cut_off(), "it has nothing to lose");
+    member.owned.insert(TopicPartition::new("t", 0));
+    assert!(member.is_cut_off());
+    member.silence.note(false, Instant::now());
+    assert!(member.is_cut_off(), "since it began");
+    member.silence.note(true, Instant::now());
+    member.silence.note(false, Instant::now());
+    assert!(!member.is_cut_off());
 }
