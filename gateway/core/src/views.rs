@@ -69,6 +69,12 @@ impl Engine {
         self.sessions.get(&session).map_or((0, 0), |session| (session.held, session.held_bytes))
     }
 
+    /// The session that a consumer has, live or broken.
+    #[must_use]
+    pub fn session_of(&self, consumer_id: &str) -> Option<SessionId> {
+        self.by_consumer.get(consumer_id).copied()
+    }
+
     /// The number of the last frame to a session. An unknown one had none.
     #[must_use]
     pub fn sequence(&self, session: SessionId) -> u64 {

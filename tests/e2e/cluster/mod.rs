@@ -9,6 +9,7 @@ mod group;
 mod lanes;
 mod links;
 mod members;
+mod moved_on;
 mod moving;
 mod numbers;
 mod resuming;

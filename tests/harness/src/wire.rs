@@ -121,6 +121,8 @@ pub struct Wire {
     pub drained: bool,
     /// Why, when it was told to drain.
     pub drain_reason: DrainReason,
+    /// How long it was told that it has then.
+    pub drain_grace: Duration,
     /// Frames read that hold nothing this contract knows: of a later revision.
     pub unknown: u64,
     ended_well: bool,
@@ -244,6 +246,7 @@ impl Wire {
             pings: 0,
             drained: false,
             drain_reason: DrainReason::Unspecified,
+            drain_grace: Duration::ZERO,
             unknown: 0,
             ended_well: false,
         })
@@ -363,6 +366,7 @@ impl Wire {
             Some(Response::Drain(drain)) => {
                 self.drained = true;
                 self.drain_reason = drain.reason();
+                self.drain_grace = drain.grace.and_then(|grace| grace.try_into().ok()).unwrap_or_default();
             }
             // A frame without any content is one of a later revision, as its reader sees it.
             None => self.unknown += 1,

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
+use sluice_kafka::KafkaState;
 use sluice_proto::peer::v1::relay_service_server::RelayServiceServer;
 use sluice_proto::peer::v1::{Hello, MissingRights, Owned, Status, SubscriptionStatus};
 use tokio::net::TcpListener;
@@ -193,7 +194,7 @@ pub(crate) fn start(
                     Join::AtStart => None,
                     Join::OnSession => Some(of.leave_delay),
                 },
-                kafka_session_timeout: of.kafka_session_timeout,
+                kafka_session_timeout: of.group_session_timeout(),
                 static_session: of.static_membership.then(|| of.group_session_timeout()),
             },
         };
@@ -221,6 +222,8 @@ pub(crate) fn start(
         unknown_frames: AtomicU64::new(0),
         overflows: AtomicU64::new(0),
     });
+    // Before anybody connects: a peer that is told of nothing would warn.
+    status_sender.send_replace(shared.status_now());
     let service = RelayServiceServer::new(owner::Owner::new(shared.clone()))
         .max_decoding_message_size(FRAME_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -250,6 +253,11 @@ pub(crate) fn start(
     tokio::spawn(close.clone().run_until_cancelled_owned(found::follow_groups(shared.clone(), group)));
     tracing::info!(%address, advertised = &*shared.address, encrypted = shared.tls.is_some(), "peers may connect");
     Ok(Arc::new(Cluster { shared, news, close, address }))
+}
+
+/// Nothing that the node has works with Kafka.
+fn is_away(kafka: &KafkaState) -> bool {
+    matches!(kafka, KafkaState::Unreachable(_) | KafkaState::Refused(_))
 }
 
 /// Keeps what peers are told up to date.
@@ -301,6 +309,7 @@ impl Shared {
                 policy: edge.handle.policy_hash,
                 paused: pause.paused,
                 paused_at_ms: pause.at_ms,
+                away: is_away(&edge.handle.state().kafka),
                 missing: (!owned.missing.is_empty()).then(|| MissingRights {
                     group: owned.missing.group.clone().unwrap_or_default(),
                     topics: owned.missing.topics.clone(),

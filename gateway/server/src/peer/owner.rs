@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sluice_core::{End, NextOffset, TopicPartition};
 use sluice_proto::peer::v1::relay_request::Request as Wire;
@@ -234,10 +234,12 @@ impl Reader {
     fn on_open(&mut self, session: u64, open: pb::Open) {
         let handle = self.shared.edges.get(&open.subscription).map(|edge| edge.handle.clone());
         let peer = format!("{} by {}", open.client, self.edge);
+        let age = Duration::from_millis(open.age_ms);
         let profile = Profile {
             peer,
             labels: open.labels.clone(),
-            connected_at: SystemTime::now(),
+            connected_at: SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now),
+            subscribed_at: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
             revision: sluice_proto::REVISION,
         };
         let name = open.subscription.clone();

@@ -74,6 +74,8 @@ pub(crate) struct Profile {
     pub(crate) peer: String,
     pub(crate) labels: HashMap<String, String>,
     pub(crate) connected_at: SystemTime,
+    /// The same by a clock that nobody sets: of two streams of one consumer the later has the session.
+    pub(crate) subscribed_at: Instant,
     /// Of the contract, the lower of the client's and ours: nothing that a later one added is sent on this stream.
     pub(crate) revision: u32,
 }
@@ -427,7 +429,13 @@ mod tests {
     use super::*;
 
     fn nobody() -> Profile {
-        Profile { peer: String::new(), labels: HashMap::new(), connected_at: SystemTime::now(), revision: 1 }
+        Profile {
+            peer: String::new(),
+            labels: HashMap::new(),
+            connected_at: SystemTime::now(),
+            subscribed_at: Instant::now(),
+            revision: 1,
+        }
     }
 
     #[test]

@@ -78,7 +78,8 @@ pub(crate) async fn consume(
             return;
         }
     };
-    let profile = Profile { peer, labels, connected_at: SystemTime::now(), revision };
+    let (connected_at, subscribed_at) = (SystemTime::now(), Instant::now());
+    let profile = Profile { peer, labels, connected_at, subscribed_at, revision };
     let link = Link::new(frames.clone(), transport, open.window.unwrap_or_default(), profile);
     let resumable = open.consumer_id.is_some();
     link.transport.hear();

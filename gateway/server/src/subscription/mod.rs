@@ -126,6 +126,11 @@ pub(crate) struct State {
     pub(crate) ended: bool,
 }
 
+/// What a shutdown of so long leaves for leases: a part is kept for the last commits and for leaving.
+pub(crate) fn drain_time(deadline: Duration) -> Duration {
+    deadline - (deadline / 5).min(Duration::from_secs(2))
+}
+
 /// A partition, with what Kafka said of its log.
 #[derive(Debug, Clone)]
 pub(crate) struct PartitionSnapshot {

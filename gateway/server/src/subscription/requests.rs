@@ -10,7 +10,7 @@ use sluice_proto::v1::{self, consume_response::Response};
 
 use super::driver::{Driver, Stopping};
 use super::stuck::is_stuck;
-use super::{PartitionSnapshot, Request, Seat, SessionSnapshot, Snapshot, TOKENS_MAX};
+use super::{PartitionSnapshot, Request, Seat, SessionSnapshot, Snapshot, TOKENS_MAX, drain_time};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
@@ -60,6 +60,9 @@ impl Driver {
         if let Some(error) = self.missing_rights() {
             return link.end(Err(error.into()));
         }
+        if let Some(by) = self.later_stream(link, &open) {
+            return link.end(Err(Error::Superseded { by }.into()));
+        }
         // What is still to be said to the stream that this one may supersede, answers above all, is not for this one.
         self.pull_outputs(now);
         let resumable = open.consumer_id.is_some();
@@ -82,6 +85,15 @@ impl Driver {
         };
         link.send(encode::frame(Response::Subscribed(subscribed)));
         tracing::debug!(subscription = %self.settings.name, session = session.0, peer = %link.profile.peer, "session opened");
+    }
+
+    /// The client whose stream has the session and subscribed after this one: an edge that was in the dark opens streams whose
+    /// clients have moved on.
+    fn later_stream(&self, link: &Link, open: &Open) -> Option<String> {
+        let session = self.engine.session_of(open.consumer_id.as_deref()?)?;
+        let current = self.seats.get(&session)?.link.as_ref()?;
+        let is_later = current.profile.subscribed_at > link.profile.subscribed_at;
+        is_later.then(|| current.profile.peer.clone())
     }
 
     /// Gives the stream its session's place; the one that had it is told why it ends.
@@ -186,10 +198,8 @@ impl Driver {
         if self.stopping.is_some() {
             return;
         }
-        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX / 2);
-        // A part of the time is kept for the last commits and for leaving.
-        let reserve_ms = (deadline_ms / 5).min(2_000);
-        let drain_ms = deadline_ms - reserve_ms;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2);
+        let (deadline_ms, drain_ms) = (millis(deadline), millis(drain_time(deadline)));
         self.stopping = Some(Stopping { drain_until: Millis(now.0 + drain_ms), end_at: Millis(now.0 + deadline_ms) });
         self.member.stop();
         for (session, seat) in &self.seats {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sluice_core::TopicPartition;
 use tokio::time::Instant;
 
-use super::owners::Owners;
+use super::owners::{Owner, Owners};
 use crate::peer::OwnerId;
 
 /// A node that has just started listens for the others this long before it thinks that it is alone.
@@ -60,6 +60,8 @@ pub(crate) struct Members {
     /// When each partition was owned last.
     partitions: HashMap<TopicPartition, Instant>,
     regardless_until: Option<Instant>,
+    /// Peers that Kafka does not answer though it answers this node, and since when.
+    away: BTreeMap<OwnerId, Instant>,
     /// How many there are, as Kafka says; 0: not known.
     known: usize,
     told: Option<bool>,
@@ -88,6 +90,7 @@ impl Members {
             clients_since: None,
             partitions: HashMap::new(),
             regardless_until: None,
+            away: BTreeMap::new(),
             known: 0,
             told: None,
         }
@@ -104,9 +107,12 @@ impl Members {
         peer.gone = None;
     }
 
-    /// A peer is gone, for now.
-    pub(crate) fn gone(&mut self, owner: OwnerId, now: Instant) {
-        if let Some(peer) = self.peers.get_mut(&owner) {
+    /// A peer is gone, for now; for good when it had drained. A static member keeps its place all the same.
+    pub(crate) fn gone(&mut self, owner: OwnerId, drained: bool, now: Instant) {
+        self.away.remove(&owner);
+        if drained && self.settings.static_session.is_none() {
+            self.peers.remove(&owner);
+        } else if let Some(peer) = self.peers.get_mut(&owner) {
             peer.gone = Some(now);
         }
     }
@@ -119,6 +125,7 @@ impl Members {
     /// Whether to be a member; `None`: as before.
     pub(crate) fn think(&mut self, now: Instant, clients: u64, owners: &Owners) -> Option<bool> {
         self.look(now, clients, owners);
+        self.look_who_is_away(now, owners);
         if now < self.started + START_WAIT {
             return None;
         }
@@ -126,7 +133,8 @@ impl Members {
         let known = if self.settings.static_session.is_some() { self.known } else { 0 };
         let limit = self.partitions.len().max(known).max(1);
         // Who comes for another waits until that one has left: there are never more than there should be.
-        let others = owners.iter().filter(|(id, owner)| *id != OwnerId::SELF && owner.member).count();
+        let is_other = |id: OwnerId| id != OwnerId::SELF && !self.is_away(id, now);
+        let others = owners.iter().filter(|(id, owner)| is_other(*id) && owner.member).count();
         let has_place = self.told == Some(true) || others < limit;
         let is_called = self.is_first(owners, limit, now) && has_place;
         let wanted = self.has_clients(now) && (is_called || self.is_regardless(now));
@@ -156,7 +164,28 @@ impl Members {
         if long_wanted && (orphaned || self.partitions.is_empty()) && self.regardless_until.is_none() {
             self.regardless_until = Some(now + REGARDLESS_FOR);
         }
-        self.regardless_until = self.regardless_until.filter(|until| now < *until);
+        // Others have all of them: there is nothing to be had.
+        let is_elsewhere = |partition: &TopicPartition| {
+            let has = |(id, owner): (OwnerId, &Owner)| {
+                id != OwnerId::SELF && owner.places.keys().any(|(place, _)| place == partition)
+            };
+            owners.iter().any(has)
+        };
+        let settled = !self.partitions.is_empty() && self.partitions.keys().all(is_elsewhere);
+        self.regardless_until = self.regardless_until.filter(|until| now < *until && !settled);
+    }
+
+    /// When Kafka answers nobody, nobody is away.
+    fn look_who_is_away(&mut self, now: Instant, owners: &Owners) {
+        let well = owners.get(OwnerId::SELF).is_some_and(|own| !own.away);
+        let is_away = |(id, owner): (OwnerId, &Owner)| (well && owner.away).then_some(id);
+        let away = owners.iter().filter_map(is_away);
+        self.away = away.map(|id| (id, self.away.get(&id).copied().unwrap_or(now))).collect();
+    }
+
+    /// It is in no group any more, whatever it says: Kafka has not heard of it for a session.
+    fn is_away(&self, id: OwnerId, now: Instant) -> bool {
+        self.away.get(&id).is_some_and(|since| *since + self.settings.kafka_session_timeout <= now)
     }
 
     fn has_clients(&self, now: Instant) -> bool {
@@ -180,7 +209,7 @@ impl Members {
             return false;
         }
         let stays = |id| self.settings.static_session.is_some() || owners.get(id).is_none_or(|owner| !owner.draining);
-        let counts = |(id, peer): &(&OwnerId, &Peer)| is_old(peer.since) && stays(**id);
+        let counts = |(id, peer): &(&OwnerId, &Peer)| is_old(peer.since) && stays(**id) && !self.is_away(**id, now);
         let rank = |address: &str| hash(&self.settings.subscription, address);
         let own = (rank(&self.settings.address), &*self.settings.address);
         let before = |peer: &Peer| (rank(&peer.address), &*peer.address) > own;
@@ -337,7 +366,7 @@ mod tests {
         let before = cluster.members();
         let (dead, now) = (before[0], cluster.now);
         for n in (0..4).filter(|n| *n != dead) {
-            cluster.nodes[n].0.gone(id(dead), now);
+            cluster.nodes[n].0.gone(id(dead), false, now);
         }
         cluster.pass(1, 2, 1);
         assert_eq!(cluster.members(), before);
@@ -346,7 +375,7 @@ mod tests {
         assert_eq!(cluster.members(), before);
         let now = cluster.now;
         for n in (0..4).filter(|n| *n != dead) {
-            cluster.nodes[n].0.gone(id(dead), now);
+            cluster.nodes[n].0.gone(id(dead), false, now);
             cluster.nodes[n].1.remove(id(dead));
         }
         cluster.nodes[dead].0.told = Some(false);
@@ -362,6 +391,84 @@ mod tests {
     }
 
     #[test]
+    fn whoever_took_over_from_a_drained_node_stays_when_that_node_ends() {
+        let mut cluster = Cluster::new(2);
+        cluster.pass(10, 1, 1);
+        let (drains, stays) = (cluster.members()[0], 1 - cluster.members()[0]);
+        let step = |cluster: &mut Cluster| {
+            cluster.now += Duration::from_millis(500);
+            let (members, owners) = &mut cluster.nodes[stays];
+            members.think(cluster.now, 1, owners);
+            members.told
+        };
+        let owner = cluster.nodes[stays].1.entry(id(drains));
+        (owner.draining, owner.member) = (true, false);
+        cluster.nodes[stays].1.set_places(id(drains), HashMap::new());
+        assert_eq!(step(&mut cluster), Some(true));
+        let now = cluster.now;
+        let drained = cluster.nodes[stays].1.remove(id(drains)).is_some_and(|owner| owner.draining);
+        cluster.nodes[stays].0.gone(id(drains), drained, now);
+        for _ in 0..10 {
+            assert_eq!(step(&mut cluster), Some(true));
+        }
+    }
+
+    #[test]
+    fn a_node_that_kafka_does_not_answer_is_replaced_for_as_long_as_that_lasts() {
+        let mut cluster = Cluster::new(2);
+        cluster.pass(10, 1, 1);
+        let (away, takes) = (cluster.members()[0], 1 - cluster.members()[0]);
+        let pass = |cluster: &mut Cluster, seconds: u64| {
+            for _ in 0..seconds * 2 {
+                cluster.now += Duration::from_millis(500);
+                for (members, owners) in &mut cluster.nodes {
+                    members.think(cluster.now, 1, owners);
+                }
+            }
+            cluster.members()
+        };
+        cluster.nodes[takes].1.entry(id(away)).away = true;
+        cluster.nodes[away].1.entry(OwnerId::SELF).away = true;
+        assert_eq!(pass(&mut cluster, 5), [away], "Kafka has not given it up yet");
+        // It still says that it owns the partition, and for minutes nothing lapses.
+        for _ in 0..40 {
+            assert_eq!(pass(&mut cluster, 5), [0, 1]);
+        }
+        cluster.nodes[takes].1.entry(id(away)).away = false;
+        assert_eq!(pass(&mut cluster, 1), [away], "it is heard again");
+        // Kafka is away from both: nobody moves.
+        for n in [away, takes] {
+            cluster.nodes[n].1.entry(id(1 - n)).away = true;
+            cluster.nodes[n].1.entry(OwnerId::SELF).away = true;
+        }
+        assert_eq!(pass(&mut cluster, 9), [away]);
+    }
+
+    #[test]
+    fn who_joined_for_an_orphan_leaves_when_another_has_it() {
+        let mut cluster = Cluster::new(2);
+        cluster.pass(20, 1, 1);
+        let (owner, isolated) = (cluster.members()[0], 1 - cluster.members()[0]);
+        let step = |cluster: &mut Cluster, seconds: u64| {
+            for _ in 0..seconds * 2 {
+                cluster.now += Duration::from_millis(500);
+                let (members, owners) = &mut cluster.nodes[isolated];
+                members.think(cluster.now, 1, owners);
+            }
+            cluster.nodes[isolated].0.told
+        };
+        let now = cluster.now;
+        cluster.nodes[isolated].1.remove(id(owner));
+        cluster.nodes[isolated].0.gone(id(owner), false, now);
+        assert_eq!(step(&mut cluster, 15), Some(true), "it sees nobody who owns the partition");
+        let since = cluster.nodes[owner].0.started;
+        cluster.nodes[isolated].0.up(id(owner), address(owner), since);
+        let own = HashMap::from([((TopicPartition::new("t", 0), Epoch(1)), 0)]);
+        cluster.nodes[isolated].1.set_places(id(owner), own);
+        assert_eq!(step(&mut cluster, 1), Some(false));
+    }
+
+    #[test]
     fn a_static_member_that_is_away_keeps_its_place_until_its_session_is_over() {
         let mut cluster = Cluster::new(4);
         cluster.nodes.iter_mut().for_each(|(members, _)| members.settings.static_session = Some(SESSION));
@@ -371,7 +478,7 @@ mod tests {
         let others: Vec<usize> = (0..4).filter(|n| *n != away).collect();
         let leave = |cluster: &mut Cluster, who: OwnerId| {
             for n in &others {
-                cluster.nodes[*n].0.gone(who, cluster.now);
+                cluster.nodes[*n].0.gone(who, true, cluster.now);
                 cluster.nodes[*n].1.remove(who);
             }
         };

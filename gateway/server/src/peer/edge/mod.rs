@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use sluice_core::{End, Settlements};
 use sluice_proto::v1;
 use tokio::sync::{Notify, mpsc, watch};
@@ -85,6 +86,8 @@ struct Edge {
     members: Members,
     near: EdgeFrames,
     counts: Arc<Counts>,
+    /// Somebody has owned something.
+    ever_owned: bool,
     /// The node shuts down; then all streams end.
     end_at: Option<Instant>,
 }
@@ -125,6 +128,7 @@ pub(crate) fn start(settings: EdgeSettings) -> EdgeHandle {
         members,
         near: EdgeFrames::near(near),
         counts: counts.clone(),
+        ever_owned: false,
         end_at: None,
     };
     tokio::spawn(edge.run(Inputs { requests, frames, from_peers, asked }, ended_sender));
@@ -174,12 +178,28 @@ impl Edge {
                 let Ok(said) = inputs.from_peers.try_recv() else { break };
                 self.on_peer(said);
             }
+            // What comes first above may never end: the rest has its turn too.
+            while let Ok(ask) = inputs.asked.try_recv() {
+                self.on_ask(ask);
+            }
+            if is_owned_live && owned.has_changed().is_ok_and(|changed| changed) {
+                let own = owned.borrow_and_update().clone();
+                self.on_owned(&own);
+            }
+            if tick.tick().now_or_never().is_some() {
+                self.on_tick();
+            }
+            if members_tick.tick().now_or_never().is_some() {
+                self.on_members_tick();
+            }
             if self.end_at.is_some_and(|at| self.streams.is_empty() || at <= Instant::now()) {
                 break;
             }
         }
         for (_, mut stream) in std::mem::take(&mut self.streams) {
-            stream.finish(End::Drained, Ok(()));
+            // With a consumer_id the client may be on its way back: its leases at other nodes wait for it.
+            let end = if stream.open.consumer_id.is_some() { End::Broken } else { End::Drained };
+            stream.finish(end, Ok(()));
         }
         inputs.requests.close();
         while let Ok(request) = inputs.requests.try_recv() {
@@ -207,10 +227,11 @@ impl Edge {
             }
             Ask::Shutdown(deadline) => {
                 self.end_at = Some(Instant::now() + deadline);
+                let grace = crate::subscription::drain_time(deadline);
                 let all: Vec<u64> = self.streams.keys().copied().collect();
                 for number in all {
                     self.with_stream(number, |stream, _, _| {
-                        stream.drain(deadline, v1::DrainReason::Shutdown);
+                        stream.drain(grace, v1::DrainReason::Shutdown);
                         Fate::Lives
                     });
                 }
@@ -257,7 +278,10 @@ impl Edge {
         self.kept.retain(|_, (_, until)| now < *until);
         let idle_room = self.streams.values().map(|stream| stream.room().1).sum::<u64>();
         self.counts.idle_room.store(idle_room, Ordering::Relaxed);
-        self.members.partitions(self.settings.handle.state().partitions);
+        let state = self.settings.handle.state();
+        self.members.partitions(state.partitions);
+        self.owners.entry(OwnerId::SELF).away = super::is_away(&state.kafka);
+        self.tell_of_missing_topic(state.kafka);
         let wanted = self.members.think(Instant::now(), self.streams.len() as u64, &self.owners);
         if let Some(wanted) = wanted.filter(|_| self.end_at.is_none()) {
             tracing::info!(subscription = %self.greeting.subscription, wanted, "membership of the Kafka group");

@@ -24,6 +24,8 @@ pub(crate) struct Owner {
     pub(crate) streams: u64,
     /// It is a member of the group, or on its way in or out.
     pub(crate) member: bool,
+    /// Kafka does not answer it, or refuses it.
+    pub(crate) away: bool,
     /// What Kafka does not let it read.
     pub(crate) missing: MissingRights,
 }
@@ -73,10 +75,10 @@ impl Owners {
         self.all.entry(id).or_default()
     }
 
-    /// The peer is gone.
-    pub(crate) fn remove(&mut self, id: OwnerId) {
-        self.all.remove(&id);
+    /// The peer is gone: what was known of it.
+    pub(crate) fn remove(&mut self, id: OwnerId) -> Option<Owner> {
         self.routes.retain(|_, owner| *owner != id);
+        self.all.remove(&id)
     }
 
     /// The owner's own word about what it has.

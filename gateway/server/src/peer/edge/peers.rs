@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluice_core::{End, Epoch, TopicPartition};
-use sluice_kafka::MissingRights;
+use sluice_kafka::{KafkaState, MissingRights};
 use tokio::time::Instant;
 
 use super::owners::Standing;
@@ -61,14 +61,15 @@ impl Edge {
                 self.seat_all();
             }
             FromPeer::Gone(owner) => {
-                self.owners.remove(owner);
-                self.members.gone(owner, Instant::now());
+                let drained = self.owners.remove(owner).is_some_and(|known| known.draining);
+                self.members.gone(owner, drained, Instant::now());
                 self.lose(owner, None);
                 self.reconcile();
             }
             FromPeer::Status { owner, status, draining } => {
                 let of = self.owners.entry(owner);
                 (of.draining, of.streams, of.member) = (draining, status.streams, status.member);
+                of.away = status.away;
                 let sluice_proto::peer::v1::MissingRights { group, topics } = status.missing.unwrap_or_default();
                 of.missing = MissingRights { group: (!group.is_empty()).then_some(group), topics };
                 let place = |one: sluice_proto::peer::v1::Owned| {
@@ -103,6 +104,20 @@ impl Edge {
         }
     }
 
+    /// Likewise where the topic is not there. Not where somebody has owned something: the topic may be on its way back.
+    pub(super) fn tell_of_missing_topic(&mut self, kafka: KafkaState) {
+        let KafkaState::TopicMissing(topic) = kafka else { return };
+        if self.ever_owned {
+            return;
+        }
+        for number in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.with_stream(number, |stream, _, _| {
+                let error = Error::TopicMissing(topic.clone());
+                if stream.is_open() { stream.finish(End::Drained, Err(error)) } else { Fate::Lives }
+            });
+        }
+    }
+
     /// Sessions at an owner, of one connection or of all, are gone.
     pub(super) fn lose(&mut self, owner: OwnerId, conn: Option<usize>) {
         let lost = |seat: &Seat| conn.is_none_or(|number| seat.conn == number);
@@ -121,6 +136,7 @@ impl Edge {
     /// Who owns what has changed: sessions are opened where there are none, and windows split anew.
     pub(super) fn reconcile(&mut self) {
         let standings = self.owners.standings();
+        self.ever_owned |= standings.values().any(|standing| standing.owns);
         self.splits_late = false;
         if standings == self.standings {
             return;

@@ -175,7 +175,8 @@ impl Stream {
     /// All owners were asked. A client that has nothing to come back to is greeted at once.
     pub(crate) fn greet_if_known(&mut self) {
         let waits = self.open.consumer_id.is_some() && (self.open.seen > 0 || !self.open.holding.is_empty());
-        if !waits || self.seats.values().all(|seat| seat.opened) {
+        // A node that knows no owner yet may hear of one in time.
+        if !waits || (!self.seats.is_empty() && self.seats.values().all(|seat| seat.opened)) {
             self.greet();
         }
     }

@@ -43,6 +43,7 @@ impl Way {
                     returns: open.seen > 0,
                     client: profile.peer.clone(),
                     labels: profile.labels.clone(),
+                    age_ms: u64::try_from(profile.subscribed_at.elapsed().as_millis()).unwrap_or(u64::MAX),
                 };
                 conn.send(session, Wire::Open(open));
             }
