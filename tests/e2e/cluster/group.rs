@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use sluice_tests::wire::Wire;
-use sluice_tests::{Broker, Cluster, Gateway, GatewayConfig, Kafka, SOON, broker, eventually, unique};
+use sluice_tests::{Broker, Cluster, Crew, Gateway, GatewayConfig, History, Kafka, SOON, broker, eventually, unique};
 
 use crate::{owns, subscription};
 
@@ -214,7 +214,8 @@ async fn a_node_that_asks_who_is_in_its_group_outlives_brokers_that_go_away_mean
         let topic = kafka.topic("outlives", 2);
         let group = unique("outlives");
         let node = config_on(kafka, &group, &topic, protocol, &[DESCRIBED]).start();
-        let _wire = Wire::subscribe(&node, &group, 10).await;
+        // A client that reads nothing is silent, and the group is left when its last one is gone.
+        let crew = Crew::new(&node, &group, &History::default()).start(1);
         owns(&node, &group, 2).await;
         shows(&node, MEMBERS, "kind=\"same_policy\"", 1.0).await;
         broker.kill();
@@ -229,5 +230,6 @@ async fn a_node_that_asks_who_is_in_its_group_outlives_brokers_that_go_away_mean
         shows(&node, MEMBERS, "kind=\"foreign\"", 1.0).await;
         drop(foreign);
         shows(&node, MEMBERS, "kind=\"foreign\"", 0.0).await;
+        crew.stop().await;
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use sluice_tests::history::now_ms;
-use sluice_tests::{Broker, Cluster, Crew, Fault, GatewayConfig, History, Kafka, broker, unique};
+use sluice_tests::{Broker, Cluster, Crew, Fault, GatewayConfig, History, Kafka, SOON, Wire, broker, unique};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Load, all_work, all_work_on_all, cluster, ends_well};
-use crate::{has_committed, subscription};
+use crate::{committed_to_the_end, has_committed, subscription};
 
 const SESSIONS: usize = 12;
 /// Longer than `peers.timeout`, and than Kafka's session.
@@ -113,4 +113,72 @@ async fn an_owner_that_kafka_has_given_up_relays_for_its_clients_until_it_owns_a
     produced.extend(load.stop().await);
     ends_well(kafka, &group, &topic, &history, &produced, &[fault]).await;
     crew.stop().await;
+}
+
+/// One node is enough for each of these groups, so the other takes its place only if it does not count any more.
+async fn the_only_member_is_cut_off_from_kafka(protocol: &str) {
+    let (broker, way) = Broker::start_with_way().await;
+    let kafka = broker.kafka();
+    let topic = kafka.topic("only-member", 1);
+    // Which node is the member is for the hash to say.
+    let groups: Vec<String> = (0..10).map(|_| unique("only-member")).collect();
+    let line = format!("protocol = {protocol:?}");
+    let node = |kafka: &Kafka| {
+        let config = GatewayConfig::new(kafka);
+        groups.iter().fold(config, |config, group| config.subscription(subscription(group, &[&topic], &[&line])))
+    };
+    let by_way = Kafka::new(way.address().to_string());
+    let cluster = Cluster::of(&[node(&by_way), node(kafka)]).await;
+    cluster.knows(1).await;
+    let mut sessions = Vec::new();
+    for group in &groups {
+        sessions.push((group, Wire::subscribe(&cluster.nodes[1], group, 20).await));
+    }
+    let mut cut_off = None;
+    for (group, wire) in sessions {
+        if cut_off.is_none() && cluster.owners(group, 1).await == [0] {
+            cut_off = Some((group, wire));
+        }
+    }
+    let (group, mut wire) = cut_off.expect("one of ten is of the first node");
+    kafka.fill(&topic, 1, 10, 32);
+    let leases = wire.records(10).await;
+    wire.ack(&leases);
+    committed_to_the_end(kafka, group, &topic).await;
+    // By the consumer protocol the session is the broker's, of 45 s. A client that reads nothing would be silent meanwhile.
+    let owned_by = async |wire: &mut Wire, owner: &str| {
+        let start = Instant::now();
+        loop {
+            let seen = cluster.nodes[1].partitions(group).await;
+            if seen.iter().any(|one| one.node == owner) {
+                return;
+            }
+            assert!(start.elapsed() < 3 * SOON, "{owner} does not own it: {seen:?}");
+            let _ = wire.read(Duration::from_millis(100)).await;
+        }
+    };
+
+    way.set_dark(true);
+    owned_by(&mut wire, "node-1").await;
+    kafka.fill(&topic, 1, 10, 32);
+    let leases = wire.records(10).await;
+    wire.ack(&leases);
+    committed_to_the_end(kafka, group, &topic).await;
+    way.set_dark(false);
+    cluster.nodes[0].ready().await;
+    owned_by(&mut wire, "node-0").await;
+    kafka.fill(&topic, 1, 10, 32);
+    let leases = wire.records(10).await;
+    wire.ack(&leases);
+    committed_to_the_end(kafka, group, &topic).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_member_that_kafka_does_not_answer_is_replaced_until_it_does() {
+    the_only_member_is_cut_off_from_kafka("classic").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_member_by_kip_848_that_kafka_does_not_answer_is_replaced_until_it_does() {
+    the_only_member_is_cut_off_from_kafka("consumer").await;
 }

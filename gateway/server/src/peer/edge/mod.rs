@@ -280,7 +280,10 @@ impl Edge {
         self.counts.idle_room.store(idle_room, Ordering::Relaxed);
         let state = self.settings.handle.state();
         self.members.partitions(state.partitions);
-        self.owners.entry(OwnerId::SELF).away = super::is_away(&state.kafka);
+        let away = super::is_away(&state.kafka);
+        if std::mem::replace(&mut self.owners.entry(OwnerId::SELF).away, away) != away {
+            self.settings.news.notify_one();
+        }
         self.tell_of_missing_topic(state.kafka);
         let wanted = self.members.think(Instant::now(), self.streams.len() as u64, &self.owners);
         if let Some(wanted) = wanted.filter(|_| self.end_at.is_none()) {
