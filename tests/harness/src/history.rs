@@ -183,6 +183,12 @@ impl History {
         held.len()
     }
 
+    /// How many streams have ended otherwise than OK.
+    #[must_use]
+    pub fn broken(&self) -> usize {
+        self.inner().events.iter().filter(|event| matches!(event, Event::Ended(_, false))).count()
+    }
+
     /// When a record was acked, in milliseconds of the wall clock.
     #[must_use]
     pub fn acked_at_ms(&self, place: &Place) -> Option<u128> {
