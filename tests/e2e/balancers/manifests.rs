@@ -117,7 +117,14 @@ fn the_manifests_of_kubernetes_agree_with_the_config_in_them() {
         .collect();
     let config = config(&path, &overrides);
     assert_eq!(value(&config, "node", "name"), "sluice-0");
-    outlasts(&config, Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().expect("a number")));
+    // The grace period counts from the hook's begin on.
+    let hook = container["lifecycle"]["preStop"]["exec"]["command"].as_array().expect("a hook that executes");
+    let [program, waits] = &hook[..] else { panic!("`sleep SECONDS`, not {hook:?}") };
+    assert_eq!(program, "sleep");
+    let waits = seconds(waits.as_str().expect("arguments are text"));
+    assert!(waits >= Duration::from_secs(3), "endpoints are gone everywhere within a few seconds, not in {waits:?}");
+    let grace = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().expect("a number"));
+    outlasts(&config, grace.saturating_sub(waits));
 
     // Ports.
     let ports: Vec<(&str, u64)> = container["ports"]
@@ -188,8 +195,13 @@ fn the_compose_file_agrees_with_the_files_that_it_mounts() {
         outlasts(&config, seconds(node["stop_grace_period"].as_str().expect("a time")));
         let alias = node["networks"]["default"]["aliases"][0].as_str().expect("an alias");
         assert_eq!(value(&config, "peers", "dns"), format!("{alias}:{}", port_of(&config, "peers", "listen")));
-        assert!(deploy(node["build"]["dockerfile"].as_str().expect("a file").trim_start_matches("deploy/")).is_file());
+        assert_eq!(node["image"], "sluice");
     }
+    // Engines of today refuse the second one that exports an image of the same name at the same time.
+    let built: Vec<&Value> =
+        services.values().map(|service| &service["build"]).filter(|build| !build.is_null()).collect();
+    let [build] = built[..] else { panic!("one service builds the image, not {}", built.len()) };
+    assert!(deploy(build["dockerfile"].as_str().expect("a file").trim_start_matches("deploy/")).is_file());
     for service in services.values() {
         for volume in service["volumes"].as_array().into_iter().flatten() {
             let file = volume.as_str().and_then(|volume| volume.split(':').next()).expect("a path");
