@@ -1,6 +1,6 @@
 # The front door. `make dev` runs the main job, `make test` passes every test, `make check` and
 # `make bench` are everything else that CI asks.
-.PHONY: dev test check bench netns fmt
+.PHONY: dev test check bench netns compose fmt
 
 dev:
 	@scripts/needs.sh build
@@ -30,6 +30,12 @@ netns:
 	@scripts/needs.sh build
 	cargo build --locked -p sluice -p sluice-tests --bin sluice --bin netns
 	$(if $(filter 0,$(shell id -u)),,sudo) env SLUICE_BIN=$(CURDIR)/target/debug/sluice target/debug/netns $(ARGS)
+
+# deploy/compose.yaml under load, with nodes that restart and die: see CONTRIBUTING.md. It needs a Docker engine.
+compose:
+	@scripts/needs.sh build
+	cargo build --locked -p sluice-tests --bin under-load
+	scripts/compose.sh $(ARGS)
 
 fmt:
 	cargo fmt --all
