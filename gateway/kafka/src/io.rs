@@ -150,6 +150,8 @@ pub struct MissingRights {
     pub group: Option<String>,
     /// Topics of it: nothing of them is fetched. Others of the subscription are.
     pub topics: Vec<String>,
+    /// Nothing of the subscription may be read: the group is missing, or each topic is.
+    pub whole: bool,
 }
 
 /// How Kafka is, for readiness and `blocked_on`.

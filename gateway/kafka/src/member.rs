@@ -218,6 +218,8 @@ impl Member {
     /// Answers at once, since a deferred answer blocks the other members; where to begin is found out meanwhile.
     fn assigned(&mut self, partitions: Vec<TopicPartition>) {
         tracing::info!(group = self.config.group, partitions = %names(&partitions), "assigned");
+        // A broker said so, whatever the lookup thread has heard by now.
+        self.silence.note(true, Instant::now());
         self.answer(true);
         for partition in partitions {
             if self.owned.insert(partition.clone()) {
@@ -348,6 +350,7 @@ impl Member {
         let InFlight { partition, epoch, offset, given_up, .. } = commit;
         let topic = Arc::clone(&partition.topic);
         if code == OK {
+            self.silence.note(true, Instant::now());
             self.lookup.send(LookupCommand::Acknowledged(partition.clone(), offset));
         } else {
             tracing::debug!(%partition, offset = offset.0, code = code_name(code), "a commit was refused");

@@ -35,7 +35,7 @@ impl Epochs {
     }
 }
 
-/// Since when no broker has answered the lookup thread, which asks all the time.
+/// Since when no broker has answered: the lookup thread, which asks each few seconds, or the member.
 #[derive(Debug, Default)]
 pub(crate) struct Silence(Mutex<Option<Instant>>);
 

@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_right_that_is_missing_is_named_with_whose_it_is() {
-        let missing = MissingRights { group: Some("g".into()), topics: vec!["a".into(), "b".into()] };
+        let missing = MissingRights { group: Some("g".into()), topics: vec!["a".into(), "b".into()], whole: true };
         let status = Status::from(Error::RightsMissing { subscription: "s".into(), missing });
         let what = r#"subscription "s" cannot be served: Kafka does not give the gateway READ on group "g", READ on topic "a", READ on topic "b""#;
         assert_eq!(status.message(), what);

@@ -15,7 +15,7 @@ pub(crate) fn expendable_process(at_most: Duration) {
             // A dump that goes to a pipe knows no limit of size, and memory has passwords in it.
             libc::prctl(libc::PR_SET_DUMPABLE, 0);
             // librdkafka opens pipes that a process started meanwhile inherits.
-            libc::close_range(3, libc::c_uint::MAX, 0);
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
         }
         libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
         libc::alarm(seconds);

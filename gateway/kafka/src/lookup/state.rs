@@ -31,6 +31,8 @@ pub(super) struct Health {
     told: Option<KafkaState>,
     partitions: usize,
     probe_at: Instant,
+    /// Some broker answered something at the last look.
+    answered: bool,
     /// The connection is refused: told by the handles, cleared when a broker answers.
     connection_refused: Option<(String, Instant)>,
     /// The group may not be read: librdkafka says so once and tries on in silence; cleared by an assignment or a commit, and
@@ -49,6 +51,7 @@ impl Health {
             told: None,
             partitions: 0,
             probe_at: Instant::now(),
+            answered: false,
             connection_refused: None,
             group_unreadable: false,
             unreadable: BTreeMap::new(),
@@ -106,9 +109,12 @@ impl Health {
         if Instant::now() < self.probe_at {
             return;
         }
+        let asked = Instant::now();
+        self.answered = false;
         let state = self.state(handle, config);
-        let answered = !matches!(state, KafkaState::Unreachable(_) | KafkaState::Refused(_));
-        self.silence.note(answered, Instant::now());
+        // The answer before this silence came up to a look earlier.
+        let since = asked.checked_sub(PROBE_EVERY).unwrap_or(asked);
+        self.silence.note(self.answered, if self.answered { asked } else { since });
         let well = matches!(state, KafkaState::Reachable | KafkaState::Idle);
         self.probe_at = Instant::now() + if well { PROBE_EVERY } else { PROBE_SOON };
         if self.told.as_ref() == Some(&state) {
@@ -128,7 +134,10 @@ impl Health {
         let mut rights = MissingRights::default();
         let (mut partitions, mut missing) = (0, None);
         for topic in &config.topics {
-            match handle.partition_count(topic, PROBE_WITHIN) {
+            let found = handle.partition_count(topic, PROBE_WITHIN);
+            // Codes of librdkafka's own are negative: no broker said them.
+            self.answered |= found.as_ref().map_or_else(|code| *code as i32 > 0, |_| true);
+            match found {
                 Ok(0) | Err(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) => {
                     missing = missing.or(Some(topic));
                 }
@@ -152,6 +161,7 @@ impl Health {
             self.connection_refused = None;
         }
         rights.group = self.group_unreadable.then(|| config.group.clone());
+        rights.whole = rights.group.is_some() || rights.topics.len() == config.topics.len();
         if !rights.is_empty() {
             return KafkaState::RightsMissing(rights);
         }

@@ -313,6 +313,7 @@ impl Shared {
                 missing: (!owned.missing.is_empty()).then(|| MissingRights {
                     group: owned.missing.group.clone().unwrap_or_default(),
                     topics: owned.missing.topics.clone(),
+                    whole: owned.missing.whole,
                 }),
             }
         };

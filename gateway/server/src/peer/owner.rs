@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sluice_core::{End, NextOffset, TopicPartition};
+use sluice_core::{End, Millis, NextOffset, TopicPartition};
 use sluice_proto::peer::v1::relay_request::Request as Wire;
 use sluice_proto::peer::v1::relay_response::Response as ToEdge;
 use sluice_proto::peer::v1::relay_service_server::RelayService;
@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::next::{Spoken, spoken};
 use crate::services::place;
 use crate::session::{Decoder, Flood, Frame, Input, Link, Profile, all_not_held, window};
-use crate::subscription::{Handle, Pause, Request as Ask};
+use crate::subscription::{Handle, Pause, Request as Ask, clock};
 
 /// Sessions that one edge may have on one connection.
 const SESSIONS_MAX: usize = 1 << 16;
@@ -239,7 +239,7 @@ impl Reader {
             peer,
             labels: open.labels.clone(),
             connected_at: SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now),
-            subscribed_at: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
+            subscribed_at: Millis(clock::now().0.saturating_sub(open.age_ms)),
             revision: sluice_proto::REVISION,
         };
         let name = open.subscription.clone();

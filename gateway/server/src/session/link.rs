@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use sluice_core::{Batch, Leases, SessionId, Window};
+use sluice_core::{Batch, Leases, Millis, SessionId, Window};
 use sluice_proto::v1::consume_response::Response;
 use sluice_proto::v1::{ConsumeResponse, Rejection};
 use tokio::sync::{Notify, mpsc};
@@ -74,8 +74,8 @@ pub(crate) struct Profile {
     pub(crate) peer: String,
     pub(crate) labels: HashMap<String, String>,
     pub(crate) connected_at: SystemTime,
-    /// The same by a clock that nobody sets: of two streams of one consumer the later has the session.
-    pub(crate) subscribed_at: Instant,
+    /// The same by `clock`, which nobody sets and which no sleep stops: of two streams of one consumer the later has the session.
+    pub(crate) subscribed_at: Millis,
     /// Of the contract, the lower of the client's and ours: nothing that a later one added is sent on this stream.
     pub(crate) revision: u32,
 }
@@ -433,7 +433,7 @@ mod tests {
             peer: String::new(),
             labels: HashMap::new(),
             connected_at: SystemTime::now(),
-            subscribed_at: Instant::now(),
+            subscribed_at: Millis(0),
             revision: 1,
         }
     }

@@ -18,7 +18,7 @@ use super::silence::{Limits, Verdict};
 use crate::error::Error;
 use crate::node::Shared;
 use crate::services::FRAME_BYTES_MAX;
-use crate::subscription::{Handle, Request};
+use crate::subscription::{Handle, Request, clock};
 
 /// A transport that is alive passes a probe at once; one that is blocked by a client that stopped reading does not.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -78,7 +78,7 @@ pub(crate) async fn consume(
             return;
         }
     };
-    let (connected_at, subscribed_at) = (SystemTime::now(), Instant::now());
+    let (connected_at, subscribed_at) = (SystemTime::now(), clock::now());
     let profile = Profile { peer, labels, connected_at, subscribed_at, revision };
     let link = Link::new(frames.clone(), transport, open.window.unwrap_or_default(), profile);
     let resumable = open.consumer_id.is_some();

@@ -150,10 +150,9 @@ impl Driver {
     /// Why nothing of the subscription can be served, where Kafka does not let us read it.
     pub(super) fn missing_rights(&self) -> Option<Error> {
         let KafkaState::RightsMissing(missing) = &self.kafka_state else { return None };
-        // What is assigned and may be read is served, whatever else may not.
-        let serves = self.assigned.keys().any(|partition| missing.may_read(&partition.topic));
+        // What may be read is served when it is assigned, whatever else may not.
         let subscription = self.settings.name.to_string();
-        (!serves).then(|| Error::RightsMissing { subscription, missing: missing.clone() })
+        missing.whole.then(|| Error::RightsMissing { subscription, missing: missing.clone() })
     }
 
     /// Those who would wait for records that cannot come are told. To be called each turn: what is assigned changes too.

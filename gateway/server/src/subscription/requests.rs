@@ -92,6 +92,10 @@ impl Driver {
     fn later_stream(&self, link: &Link, open: &Open) -> Option<String> {
         let session = self.engine.session_of(open.consumer_id.as_deref()?)?;
         let current = self.seats.get(&session)?.link.as_ref()?;
+        // The same stream by another connection: its age is not the same to the millisecond.
+        if link.token.is_some() && current.token == link.token {
+            return None;
+        }
         let is_later = current.profile.subscribed_at > link.profile.subscribed_at;
         is_later.then(|| current.profile.peer.clone())
     }

@@ -13,7 +13,6 @@ use sluice_proto::v1::DrainReason;
 use sluice_proto::v1::consume_response::Response;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
@@ -98,7 +97,7 @@ fn committed(epoch: i64) -> KafkaEvent {
 fn stream() -> (Arc<Link>, ConsumeStream) {
     let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
     let (frames, transport, stream) = channel(permit);
-    let (connected_at, subscribed_at) = (SystemTime::now(), Instant::now());
+    let (connected_at, subscribed_at) = (SystemTime::now(), super::clock::now());
     let profile = Profile { peer: "test".to_owned(), labels: HashMap::new(), connected_at, subscribed_at, revision: 1 };
     (Link::new(frames, transport, Window::default(), profile), stream)
 }

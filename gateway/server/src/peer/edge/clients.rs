@@ -60,9 +60,8 @@ impl Edge {
         if self.end_at.is_some() {
             return link.end(Err(Error::ShuttingDown.into()));
         }
-        let nobody_owns = self.standings.values().all(|standing| !standing.owns);
         if let KafkaState::TopicMissing(topic) = self.settings.handle.state().kafka
-            && nobody_owns
+            && !self.ever_owned
         {
             return link.end(Err(Error::TopicMissing(topic).into()));
         }

@@ -109,8 +109,8 @@ impl Members {
 
     /// A peer is gone, for now; for good when it had drained. A static member keeps its place all the same.
     pub(crate) fn gone(&mut self, owner: OwnerId, drained: bool, now: Instant) {
-        self.away.remove(&owner);
-        if drained && self.settings.static_session.is_none() {
+        // Who is replaced stays replaced while nothing is heard of it.
+        if self.is_away(owner, now) || (drained && self.settings.static_session.is_none()) {
             self.peers.remove(&owner);
         } else if let Some(peer) = self.peers.get_mut(&owner) {
             peer.gone = Some(now);
@@ -178,9 +178,12 @@ impl Members {
     /// When Kafka answers nobody, nobody is away.
     fn look_who_is_away(&mut self, now: Instant, owners: &Owners) {
         let well = owners.get(OwnerId::SELF).is_some_and(|own| !own.away);
-        let is_away = |(id, owner): (OwnerId, &Owner)| (well && owner.away).then_some(id);
-        let away = owners.iter().filter_map(is_away);
-        self.away = away.map(|id| (id, self.away.get(&id).copied().unwrap_or(now))).collect();
+        // One look of ours that fails moves nobody back, and neither does a link that is made again.
+        let stays = |id: OwnerId| self.is_away(id, now);
+        let known = owners.iter().filter(|(id, owner)| owner.away && (well || stays(*id))).map(|(id, _)| id);
+        let unheard = self.away.keys().copied().filter(|id| owners.get(*id).is_none() && stays(*id));
+        let away: BTreeSet<OwnerId> = known.chain(unheard).filter(|id| *id != OwnerId::SELF).collect();
+        self.away = away.into_iter().map(|id| (id, self.away.get(&id).copied().unwrap_or(now))).collect();
     }
 
     /// It is in no group any more, whatever it says: Kafka has not heard of it for a session.
@@ -435,6 +438,23 @@ mod tests {
             assert_eq!(pass(&mut cluster, 5), [0, 1]);
         }
         cluster.nodes[takes].1.entry(id(away)).away = false;
+        assert_eq!(pass(&mut cluster, 1), [away], "it is heard again");
+        // A look of the other one's that fails, and a link that is made again, move nobody back.
+        cluster.nodes[takes].1.entry(id(away)).away = true;
+        assert_eq!(pass(&mut cluster, 10), [0, 1]);
+        cluster.nodes[takes].1.entry(OwnerId::SELF).away = true;
+        assert_eq!(pass(&mut cluster, 2), [0, 1]);
+        cluster.nodes[takes].1.entry(OwnerId::SELF).away = false;
+        assert_eq!(pass(&mut cluster, 2), [0, 1]);
+        cluster.nodes[takes].1.remove(id(away));
+        let now = cluster.now;
+        cluster.nodes[takes].0.gone(id(away), false, now);
+        assert_eq!(pass(&mut cluster, 3), [0, 1]);
+        let since = cluster.nodes[away].0.started;
+        cluster.nodes[takes].0.up(id(away), address(away), since);
+        let own = HashMap::from([((TopicPartition::new("t", 0), Epoch(1)), 0)]);
+        cluster.nodes[takes].1.set_places(id(away), own);
+        cluster.nodes[takes].1.entry(id(away)).member = true;
         assert_eq!(pass(&mut cluster, 1), [away], "it is heard again");
         // Kafka is away from both: nobody moves.
         for n in [away, takes] {

@@ -179,7 +179,8 @@ impl Edge {
                 self.on_peer(said);
             }
             // What comes first above may never end: the rest has its turn too.
-            while let Ok(ask) = inputs.asked.try_recv() {
+            for _ in 0..EVENTS_PER_TURN {
+                let Ok(ask) = inputs.asked.try_recv() else { break };
                 self.on_ask(ask);
             }
             if is_owned_live && owned.has_changed().is_ok_and(|changed| changed) {

@@ -108,9 +108,9 @@ impl Owners {
         self.routes.get(place).copied()
     }
 
-    /// What Kafka does not let somebody read, where nobody owns anything that may be read.
+    /// What Kafka does not let somebody read, where that is all of the subscription and nobody owns anything that may be read.
     pub(crate) fn missing(&self) -> Option<&MissingRights> {
-        let missing = self.all.values().map(|owner| &owner.missing).find(|missing| !missing.is_empty())?;
+        let missing = self.all.values().map(|owner| &owner.missing).find(|missing| missing.whole)?;
         self.all.values().all(|owner| !owner.standing().owns).then_some(missing)
     }
 
@@ -147,7 +147,7 @@ mod tests {
         let mut owners = Owners::new();
         owners.set_places(a, HashMap::from([(place(0, 5), 3)]));
         assert_eq!(owners.missing(), None);
-        let missing = MissingRights { group: None, topics: vec!["t".to_owned()] };
+        let missing = MissingRights { group: None, topics: vec!["t".to_owned()], whole: true };
         owners.entry(a).missing = missing.clone();
         assert!(!owners.get(a).unwrap().standing().owns);
         assert_eq!((owners.missing(), owners.route(&place(0, 5))), (Some(&missing), Some(a)));

@@ -70,8 +70,8 @@ impl Edge {
                 let of = self.owners.entry(owner);
                 (of.draining, of.streams, of.member) = (draining, status.streams, status.member);
                 of.away = status.away;
-                let sluice_proto::peer::v1::MissingRights { group, topics } = status.missing.unwrap_or_default();
-                of.missing = MissingRights { group: (!group.is_empty()).then_some(group), topics };
+                let sluice_proto::peer::v1::MissingRights { group, topics, whole } = status.missing.unwrap_or_default();
+                of.missing = MissingRights { group: (!group.is_empty()).then_some(group), topics, whole };
                 let place = |one: sluice_proto::peer::v1::Owned| {
                     let partition = TopicPartition::new(one.topic, one.partition);
                     ((partition, Epoch(one.epoch)), one.backlog)

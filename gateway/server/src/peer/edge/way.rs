@@ -12,7 +12,7 @@ use crate::peer::queue::{Conn, Full, Share};
 use crate::peer::wire;
 use crate::session::encode::{self, duration};
 use crate::session::{Flood, Input, Link, Profile};
-use crate::subscription::{Handle, Request};
+use crate::subscription::{Handle, Request, clock};
 
 /// A session at an owner.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Way {
                     returns: open.seen > 0,
                     client: profile.peer.clone(),
                     labels: profile.labels.clone(),
-                    age_ms: u64::try_from(profile.subscribed_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    age_ms: clock::now().0.saturating_sub(profile.subscribed_at.0),
                 };
                 conn.send(session, Wire::Open(open));
             }
