@@ -42,19 +42,16 @@ pub(crate) struct Right<'a> {
 impl Right<'_> {
     /// Gives it, by a connection that may.
     pub(crate) fn allow(&self, broker: &str) {
-        let (kind, name) = self.resource();
-        let mut body = 1_i32.to_be_bytes().to_vec();
-        body.push(kind);
-        string(&mut body, name);
-        body.push(LITERAL);
-        string(&mut body, &format!("User:{}", self.user));
-        string(&mut body, "*");
-        body.extend([self.operation as u8, ALLOW]);
-        call(broker, CREATE_ACLS, &body);
+        call(broker, CREATE_ACLS, &self.body());
     }
 
     /// Takes it.
     pub(crate) fn take(&self, broker: &str) {
+        call(broker, DELETE_ACLS, &self.body());
+    }
+
+    /// One right, as both requests name it.
+    fn body(&self) -> Vec<u8> {
         let (kind, name) = self.resource();
         let mut body = 1_i32.to_be_bytes().to_vec();
         body.push(kind);
@@ -63,7 +60,7 @@ impl Right<'_> {
         string(&mut body, &format!("User:{}", self.user));
         string(&mut body, "*");
         body.extend([self.operation as u8, ALLOW]);
-        call(broker, DELETE_ACLS, &body);
+        body
     }
 
     fn resource(&self) -> (u8, &str) {

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use sluice_core::{End, Settlements};
 use sluice_proto::v1;
 use tokio::sync::{Notify, mpsc, watch};
@@ -153,18 +152,19 @@ impl Edge {
         let mut is_owned_live = true;
         loop {
             tokio::select! {
+                // What is rare comes first: queues of clients and owners may never be empty, and have their turn below.
                 biased;
-                Some(request) = inputs.requests.recv() => self.on_request(request),
-                Some((session, frame)) = inputs.frames.recv() => self.on_frame(session, frame),
-                Some(said) = inputs.from_peers.recv() => self.on_peer(said),
-                Some(ask) = inputs.asked.recv() => self.on_ask(ask),
+                _ = members_tick.tick() => self.on_members_tick(),
+                _ = tick.tick(), if !self.restless.is_empty() || self.splits_late || self.end_at.is_some() => self.on_tick(),
                 changed = owned.changed(), if is_owned_live => {
                     is_owned_live = changed.is_ok();
                     let own = if is_owned_live { owned.borrow_and_update().clone() } else { Arc::default() };
                     self.on_owned(&own);
                 }
-                _ = tick.tick(), if !self.restless.is_empty() || self.splits_late || self.end_at.is_some() => self.on_tick(),
-                _ = members_tick.tick() => self.on_members_tick(),
+                Some(ask) = inputs.asked.recv() => self.on_ask(ask),
+                Some(request) = inputs.requests.recv() => self.on_request(request),
+                Some((session, frame)) = inputs.frames.recv() => self.on_frame(session, frame),
+                Some(said) = inputs.from_peers.recv() => self.on_peer(said),
             }
             for _ in 0..EVENTS_PER_TURN {
                 let Ok(request) = inputs.requests.try_recv() else { break };
@@ -177,21 +177,6 @@ impl Edge {
             for _ in 0..EVENTS_PER_TURN {
                 let Ok(said) = inputs.from_peers.try_recv() else { break };
                 self.on_peer(said);
-            }
-            // What comes first above may never end: the rest has its turn too.
-            for _ in 0..EVENTS_PER_TURN {
-                let Ok(ask) = inputs.asked.try_recv() else { break };
-                self.on_ask(ask);
-            }
-            if is_owned_live && owned.has_changed().is_ok_and(|changed| changed) {
-                let own = owned.borrow_and_update().clone();
-                self.on_owned(&own);
-            }
-            if tick.tick().now_or_never().is_some() {
-                self.on_tick();
-            }
-            if members_tick.tick().now_or_never().is_some() {
-                self.on_members_tick();
             }
             if self.end_at.is_some_and(|at| self.streams.is_empty() || at <= Instant::now()) {
                 break;
